@@ -1779,6 +1779,7 @@ type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Error_Code             `protobuf:"varint,1,opt,name=code,proto3,enum=cutbank.Error_Code" json:"code,omitempty"`
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	SnapshotId    uint64                 `protobuf:"varint,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"` // of the snapshot request that is refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1825,6 +1826,13 @@ func (x *Error) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Error) GetSnapshotId() uint64 {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return 0
 }
 
 type InitBranch_Branch struct {
@@ -2177,10 +2185,12 @@ const file_bank_proto_rawDesc = "" +
 	"recoveryUs\x12 \n" +
 	"\fsync_us_log2\x18\x04 \x03(\x04R\n" +
 	"syncUsLog2\x12\x1e\n" +
-	"\vsync_us_sum\x18\x05 \x01(\x04R\tsyncUsSum\"\xf1\x01\n" +
+	"\vsync_us_sum\x18\x05 \x01(\x04R\tsyncUsSum\"\x92\x02\n" +
 	"\x05Error\x12'\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x13.cutbank.Error.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xa4\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
+	"\vsnapshot_id\x18\x03 \x01(\x04R\n" +
+	"snapshotId\"\xa4\x01\n" +
 	"\x04Code\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\f\n" +
 	"\bNOT_OPEN\x10\x01\x12\x0e\n" +

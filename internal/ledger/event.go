@@ -1,0 +1,267 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"cutbank/internal/snapshot"
+)
+
+// An event is one step's change, packed; a batch is events one after the other:
+//
+//	head      uvarint: peer<<3 | kind
+//	sent      head, money                      debit and outgoing item
+//	sentID    head, money, id                  the same with a test-only id
+//	received  head, count, count × money       credits and incoming position
+//	marker    head, snapshot id, time          incoming position; if first: recording and all markers
+//	acked     head, count                      so many more items acknowledged
+//	bare      head (peer says which), …        started; initiated: id, time; moved: addresses; opened: plan
+//
+// All numbers are uvarints. No event starts with a zero byte.
+const (
+	kindSent = iota + 1
+	kindSentID
+	kindReceived
+	kindMarker
+	kindAcked
+	kindBare
+)
+
+const (
+	bareStarted = iota
+	bareInitiated
+	bareMoved
+	bareOpened
+)
+
+// ErrEvents says that bytes are not events of this version that fit the books.
+var ErrEvents = errors.New("ledger: events that do not fit the books")
+
+func appendHead(b []byte, peer, kind int) []byte {
+	return binary.AppendUvarint(b, uint64(peer)<<3|uint64(kind)) //nolint:gosec // small
+}
+
+func appendBare(b []byte, which int) []byte { return appendHead(b, which, kindBare) }
+
+func appendSent(b []byte, to int, money, id uint64) []byte {
+	if id == 0 {
+		return binary.AppendUvarint(appendHead(b, to, kindSent), money)
+	}
+	return binary.AppendUvarint(binary.AppendUvarint(appendHead(b, to, kindSentID), money), id)
+}
+
+func appendReceived(b []byte, from int, run []Item) []byte {
+	b = binary.AppendUvarint(appendHead(b, from, kindReceived), uint64(len(run)))
+	for i := range run {
+		b = binary.AppendUvarint(b, run[i].Money)
+	}
+	return b
+}
+
+func appendMarker(b []byte, from int, id uint64, at int64) []byte {
+	b = binary.AppendUvarint(appendHead(b, from, kindMarker), id)
+	return binary.AppendUvarint(b, uint64(at)) //nolint:gosec // back again in Replay
+}
+
+func appendAcked(b []byte, by int, count uint64) []byte {
+	return binary.AppendUvarint(appendHead(b, by, kindAcked), count)
+}
+
+func appendInitiated(b []byte, id uint64, at int64) []byte {
+	b = binary.AppendUvarint(appendBare(b, bareInitiated), id)
+	return binary.AppendUvarint(b, uint64(at)) //nolint:gosec // back again in Replay
+}
+
+func appendMoved(b []byte, addresses []string) []byte {
+	b = appendBare(b, bareMoved)
+	for _, a := range addresses {
+		b = appendString(b, a)
+	}
+	return b
+}
+
+func appendOpened(b []byte, plan *Plan, self int, addresses []string) []byte {
+	b = appendPlan(appendBare(b, bareOpened), plan)
+	b = binary.AppendUvarint(b, uint64(self)) //nolint:gosec // an index
+	for _, a := range addresses {
+		b = appendString(b, a)
+	}
+	return b
+}
+
+// Replay applies the events of a batch again, as they were persisted. Error: ErrEvents.
+func (l *Ledger) Replay(events []byte) error {
+	r := reader{b: events}
+	for len(r.b) > 0 {
+		head := r.uvarint()
+		peer, kind := int(head>>3), int(head&7) //nolint:gosec // checked below
+		if kind != kindBare && (peer < 0 || peer >= len(l.pairs) || peer == l.self) {
+			return fmt.Errorf("%w: kind %d of peer %d", ErrEvents, kind, peer)
+		}
+		if err := l.replay(&r, kind, peer); err != nil {
+			return err
+		}
+		if r.bad {
+			return fmt.Errorf("%w: cut short", ErrEvents)
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) replay(r *reader, kind, peer int) error {
+	switch kind {
+	case kindSent, kindSentID:
+		var id uint64
+		money := r.uvarint()
+		if kind == kindSentID {
+			id = r.uvarint()
+		}
+		if money > l.balance {
+			return fmt.Errorf("%w: %d sent of a balance of %d", ErrEvents, money, l.balance)
+		}
+		l.applySent(peer, money, id)
+	case kindReceived:
+		n := r.count(1)
+		for range n {
+			item := [1]Item{{Money: r.uvarint()}}
+			l.applyReceived(peer, item[:])
+		}
+	case kindMarker:
+		id := r.uvarint()
+		if c := l.process.Get(id); c != nil && c.Channels[peer].Closed {
+			return fmt.Errorf("%w: marker %d twice", ErrEvents, id)
+		}
+		l.applyMarker(peer, id, int64(r.uvarint())) //nolint:gosec // as it was written
+	case kindAcked:
+		box := &l.pairs[peer].out
+		n := r.uvarint()
+		if n > box.sent-box.acked {
+			return fmt.Errorf("%w: %d acknowledged of %d", ErrEvents, n, box.sent-box.acked)
+		}
+		box.acknowledge(box.acked + n)
+	case kindBare:
+		return l.replayBare(r, peer)
+	default:
+		return fmt.Errorf("%w: kind %d", ErrEvents, kind)
+	}
+	return nil
+}
+
+func (l *Ledger) replayBare(r *reader, which int) error {
+	if !l.Opened() != (which == bareOpened) {
+		return fmt.Errorf("%w: opened twice, or not yet", ErrEvents)
+	}
+	switch which {
+	case bareStarted:
+		l.incarnation++
+	case bareInitiated:
+		id := r.uvarint()
+		l.applyInitiated(id, int64(r.uvarint())) //nolint:gosec // as it was written
+	case bareMoved:
+		l.addresses = r.strings(len(l.plan.Names))
+	case bareOpened:
+		plan := r.plan()
+		self := r.uvarint()
+		addresses := r.strings(len(plan.Names))
+		if r.bad || self >= uint64(len(plan.Names)) {
+			return fmt.Errorf("%w: the plan", ErrEvents)
+		}
+		if i, err := plan.check(plan.Names[self], addresses); err != nil || i != int(self) { //nolint:gosec // below the number of names
+			return fmt.Errorf("%w: the plan: %w", ErrEvents, err)
+		}
+		l.applyOpened(plan, int(self), addresses) //nolint:gosec // below the number of names
+	default:
+		return fmt.Errorf("%w: kind %d of none", ErrEvents, which)
+	}
+	return nil
+}
+
+// ---- what events do; checked before ----
+
+func (l *Ledger) applyOpened(plan Plan, self int, addresses []string) {
+	l.plan, l.self, l.addresses = plan, self, addresses
+	l.limit = MaxMoney
+	if plan.Total != 0 {
+		l.limit = plan.Total
+	}
+	l.balance = plan.Balances[self]
+	l.pairs = make([]pair, len(plan.Names))
+	l.process = snapshot.NewProcess(self, len(plan.Names))
+	l.lastID, l.floor = plan.LastSnapshotID, plan.LastSnapshotID
+	for _, t := range plan.InTransit {
+		if t.Src == self {
+			l.push(t.Dst, Item{Money: t.Money})
+		}
+	}
+}
+
+func (l *Ledger) applySent(to int, money, id uint64) {
+	l.balance -= money
+	l.push(to, Item{Money: money, ID: id})
+}
+
+func (l *Ledger) push(to int, item Item) {
+	p := &l.pairs[to]
+	p.out.push(item)
+	if item.Money != 0 {
+		p.sentFlow.Count++
+		p.sentFlow.Money += item.Money
+	}
+}
+
+func (l *Ledger) applyReceived(from int, run []Item) {
+	p := &l.pairs[from]
+	hash, sum := p.receivedHash, uint64(0)
+	for i := range run {
+		hash = mix(hash, run[i])
+		sum += run[i].Money
+	}
+	p.receivedHash = hash
+	p.received += uint64(len(run))
+	p.receivedFlow.Count += uint64(len(run))
+	p.receivedFlow.Money += sum
+	l.balance += sum
+}
+
+func (l *Ledger) applyMarker(from int, id uint64, at int64) (first, complete bool) {
+	p := &l.pairs[from]
+	p.received++
+	p.receivedHash = mix(p.receivedHash, Item{Marker: id})
+	r, first, err := l.process.Marker(id, from, l)
+	if err != nil {
+		panic(err) // checked by receiveMarker and Replay
+	}
+	if first {
+		l.recorded(r, at)
+	}
+	if r.Complete() {
+		l.keep(r, at)
+	}
+	return first, r.Complete()
+}
+
+func (l *Ledger) applyInitiated(id uint64, at int64) {
+	l.recorded(l.process.Start(id, l), at)
+}
+
+// recorded does what a recording entails in the same step: a marker on every outgoing channel,
+// before anything else goes out there (Marker-Sending Rule).
+func (l *Ledger) recorded(r *snapshot.Recording, at int64) {
+	r.Incarnation, r.RecordedAt = l.incarnation, at
+	l.lastID = max(l.lastID, r.ID)
+	for peer := range l.pairs {
+		if peer != l.self {
+			l.push(peer, Item{Marker: r.ID})
+		}
+	}
+}
+
+func (l *Ledger) keep(r *snapshot.Recording, at int64) {
+	r.CompletedAt = at
+	if len(l.done) == MaxDone {
+		l.floor = max(l.floor, l.done[0].ID)
+		l.done = append(l.done[:0], l.done[1:]...)
+	}
+	l.done = append(l.done, r)
+}

@@ -1,0 +1,148 @@
+// Package link makes one TCP connection per pair of branches into two FIFO, exactly-once channels,
+// across crashes of either side.
+//
+// Of two branches the one later in the roster dials the earlier. On a connection:
+//
+//	dialler  → Hello                  who I am, which bank, a nonce
+//	acceptor → Hello                  the same, and proof of the key over both nonces
+//	dialler  → Proof                  of the key
+//	both     → Position               what I durably hold of both channels: compared (ledger.Verify)
+//	both     → Ready                  I have compared with all my peers: send
+//	both     → Transfer, Marker, Ack  item n+1 … of the channel, n being the received count of the Position
+//
+// Items carry no number: the k-th after the Position is number n+k. Acks are cumulative counts of
+// what is durable at the receiver.
+//
+// This package brings connections up (and up again) and moves frames; who owns the ledger decides
+// what goes out, and checks each item's number against the ledger. The newest proved connection of a
+// pair replaces the one before it; that is decided where Delivery.Up is handled, so that nothing of
+// the old one can be applied after the new Position is computed.
+//
+// Not here: money, snapshots, durability.
+package link
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cutbank/internal/wire"
+	"cutbank/proto/bankpb"
+)
+
+// Redial delays: the first attempt after a loss is at once, then the delay doubles.
+const (
+	minRedial = 5 * time.Millisecond
+	maxRedial = 250 * time.Millisecond
+)
+
+// Event is something that happened to a link, for logs.
+type Event struct {
+	Peer string
+	What string // "dial failed", "link refused"
+	Err  error
+}
+
+// Config of a Mesh.
+type Config struct {
+	Delay   Delay          // of items; none
+	Deliver func(Delivery) // called by one goroutine per connection, in order; may block
+	Notice  func(Event)    // must not block
+}
+
+// Mesh is the connections of one branch.
+type Mesh struct {
+	cfg       Config
+	id        atomic.Pointer[Identity]
+	addresses atomic.Pointer[[]string]
+	wg        sync.WaitGroup
+	ctx       context.Context //nolint:containedctx // the lifetime of the connections, which Start begins and Stop ends
+	stop      context.CancelFunc
+}
+
+// NewMesh is a mesh of a branch that belongs to no bank yet.
+func NewMesh(cfg Config) *Mesh {
+	m := &Mesh{cfg: cfg}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// Identity is nil until Start.
+func (m *Mesh) Identity() *Identity { return m.id.Load() }
+
+// Start begins to dial all earlier branches and to accept the later ones.
+func (m *Mesh) Start(id *Identity, addresses []string) {
+	m.Move(addresses)
+	m.id.Store(id)
+	for peer := range id.Self {
+		m.wg.Go(func() { m.dialLoop(id, peer) })
+	}
+}
+
+// Move tells where the branches are from now on.
+func (m *Mesh) Move(addresses []string) { m.addresses.Store(&addresses) }
+
+// Stop ends all connections and waits for their goroutines.
+func (m *Mesh) Stop() {
+	m.stop()
+	m.wg.Wait()
+}
+
+// Accept serves a connection whose first message was a Hello, until it ends.
+func (m *Mesh) Accept(nc net.Conn, r *wire.Reader, hello *bankpb.Hello) error {
+	id := m.id.Load()
+	if id == nil {
+		return Refuse(nc, &errHello{bankpb.Error_NOT_OPEN, "not open yet"})
+	}
+	peer, err := id.Accept(nc, r, hello)
+	if err != nil {
+		return err
+	}
+	m.serve(newConn(peer, nc, r, m.cfg.Delay))
+	return nil
+}
+
+func (m *Mesh) serve(c *Conn) {
+	release := context.AfterFunc(m.ctx, func() { c.Close(context.Canceled) })
+	defer release()
+	c.run(m.cfg.Deliver)
+}
+
+func (m *Mesh) dialLoop(id *Identity, peer int) {
+	delay := minRedial
+	for m.ctx.Err() == nil {
+		began := time.Now()
+		if err := m.dial(id, peer); err != nil {
+			m.cfg.Notice(Event{Peer: id.Names[peer], What: "dial failed", Err: err})
+		} else if time.Since(began) > time.Second {
+			delay = minRedial
+			continue
+		}
+		select {
+		case <-m.ctx.Done():
+		case <-time.After(delay + rand.N(delay)): //nolint:gosec // spreads the dials of many branches
+		}
+		delay = min(2*delay, maxRedial)
+	}
+}
+
+// dial connects, serves until the connection ends, and returns an error when it never came up.
+func (m *Mesh) dial(id *Identity, peer int) error {
+	d := net.Dialer{Timeout: HandshakeTimeout}
+	nc, err := d.DialContext(m.ctx, "tcp", (*m.addresses.Load())[peer])
+	if err != nil {
+		return err
+	}
+	defer func() { _ = nc.Close() }()
+	release := context.AfterFunc(m.ctx, func() { _ = nc.Close() })
+	defer release()
+	r := wire.NewReader(nc, wire.MaxFrame)
+	if err := id.Dial(nc, r, peer); err != nil {
+		return err
+	}
+	m.serve(newConn(peer, nc, r, m.cfg.Delay))
+	return nil
+}

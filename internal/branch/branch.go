@@ -1,0 +1,222 @@
+// Package branch is one branch of the bank: a loop that owns the ledger, and the goroutines around
+// it that read, write, sync and wait.
+//
+//	links ──deliveries──▶ ┌──────┐ ──batch──▶ journal goroutine
+//	clients ──requests──▶ │ loop │ ◀──done──
+//	timer ──────────────▶ └──────┘ ──frames──▶ links   ──answers──▶ clients
+//
+// The loop takes inputs, steps the ledger (engine.go) and fills a batch. When no batch is being
+// synced it hands over the one that it has; when that is durable, and only then, the batch's effects
+// go out. While one batch is synced the next is filled: nothing waits for a timer.
+//
+// Not here: the rules of snapshots and money (ledger, snapshot), the bytes (wire, journal), who
+// restarts the process (supervise).
+package branch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"cutbank/internal/link"
+	"cutbank/proto/bankpb"
+)
+
+// Journal keeps batches durably and in order. *journal.Journal is one; Memory keeps nothing.
+type Journal interface {
+	// Recover calls back with the newest checkpoint and the commits after it; once, first.
+	Recover(checkpoint, commit func([]byte) error) error
+	// Commit returns when the events are durable. After an error nothing may be let out.
+	Commit(events []byte) error
+	Checkpoint(state []byte) error
+	// SinceCheckpoint is the bytes that a recovery would read besides the checkpoint.
+	SinceCheckpoint() int64
+	Close() error
+}
+
+// Memory is the journal of a branch whose books end with its process.
+type Memory struct{}
+
+// Recover finds nothing.
+func (Memory) Recover(_, _ func([]byte) error) error { return nil }
+
+// Commit does nothing.
+func (Memory) Commit([]byte) error { return nil }
+
+// Checkpoint does nothing.
+func (Memory) Checkpoint([]byte) error { return nil }
+
+// SinceCheckpoint is 0: nothing is ever to be read.
+func (Memory) SinceCheckpoint() int64 { return 0 }
+
+// Close does nothing.
+func (Memory) Close() error { return nil }
+
+// Health is told how the branch is; *lifecycle.Health is one.
+type Health interface {
+	Beat()             // the loop is alive; at least every BeatInterval
+	Syncing(busy bool) // a commit began or ended
+	SetReady(ready bool)
+}
+
+// BeatInterval is how often the loop beats at least.
+const BeatInterval = 50 * time.Millisecond
+
+// Config of a Branch.
+type Config struct {
+	Name     string
+	Listener net.Listener
+	Journal  Journal       // Memory{}
+	Durable  bool          // whether Journal outlives the process; false
+	Interval time.Duration // longest wait between two transfers; 0 is as fast as it can
+	Amount   Amount        // DefaultAmount
+	Delay    link.Delay    // slow motion of items; none
+	Seed     uint64        // of the random choices; 0: a random one
+	Health   Health        // nil: nobody asks
+	Logger   hclog.Logger
+	// CheckpointBytes is how much a recovery may have to read: a checkpoint is made after so many
+	// bytes of events; 16 MiB.
+	CheckpointBytes int64
+}
+
+// Validate fills in defaults and says what is wrong.
+func (c *Config) Validate() error {
+	if c.Name == "" || c.Listener == nil || c.Logger == nil {
+		return errors.New("branch: name, listener and logger are needed")
+	}
+	if c.Interval < 0 || c.Delay.Min < 0 || c.Delay.Max < c.Delay.Min {
+		return errors.New("branch: interval and delays are not negative, and the longest is not below the shortest")
+	}
+	if c.Journal == nil {
+		c.Journal = Memory{}
+	}
+	if c.Amount == (Amount{}) {
+		c.Amount = DefaultAmount
+	}
+	if c.CheckpointBytes == 0 {
+		c.CheckpointBytes = 16 << 20
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64() //nolint:gosec // not a secret
+	}
+	return nil
+}
+
+// Branch is one branch. Make it with New, then Run it once.
+type Branch struct {
+	cfg        Config
+	engine     *engine[*link.Conn]
+	payer      payer
+	mesh       *link.Mesh
+	deliveries chan link.Delivery
+	requests   chan request
+	commits    chan commit
+	done       chan error
+	inFlight   *batch[*link.Conn]
+	recovery   time.Duration
+}
+
+// commit is what the journal goroutine is to make durable.
+type commit struct {
+	events     []byte
+	checkpoint []byte // state after the events, or nil
+}
+
+// New recovers the books from the journal. Error: what the journal or the ledger finds wrong.
+func New(cfg Config) (*Branch, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	b := &Branch{
+		cfg: cfg, engine: newEngine[*link.Conn](),
+		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount}, //nolint:gosec // not a secret
+		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
+		commits: make(chan commit, 1), done: make(chan error, 1),
+	}
+	began := time.Now()
+	if err := cfg.Journal.Recover(b.engine.ledger.Load, b.engine.ledger.Replay); err != nil {
+		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
+	}
+	b.recovery = time.Since(began)
+	return b, nil
+}
+
+// Run serves until the context ends, then finishes the batch that is being synced and returns nil.
+// Error: the journal failed; nothing that was not durable has left.
+func (b *Branch) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	b.mesh = link.NewMesh(link.Config{
+		Delay: b.cfg.Delay,
+		Deliver: func(d link.Delivery) {
+			select {
+			case b.deliveries <- d:
+			case <-ctx.Done():
+			}
+		},
+		Notice: func(e link.Event) { b.cfg.Logger.Debug(e.What, "peer", e.Peer, "err", e.Err) },
+	})
+	defer b.mesh.Stop()
+	defer cancel()
+	if b.engine.ledger.Opened() {
+		if err := b.resume(); err != nil {
+			return err
+		}
+	}
+	wg.Go(b.journalLoop)
+	defer close(b.commits)
+	wg.Go(func() { b.acceptLoop(ctx, b.cfg.Listener) })
+	defer func() { _ = b.cfg.Listener.Close() }()
+	return b.loop(ctx)
+}
+
+// resume begins the next incarnation of a branch that was recovered.
+func (b *Branch) resume() error {
+	l := b.engine.ledger
+	if name := l.Plan().Names[l.Self()]; name != b.cfg.Name {
+		return fmt.Errorf("branch %s: the data directory is that of %s", b.cfg.Name, name)
+	}
+	out := &b.engine.filling.Output
+	l.Start(out)
+	if err := b.cfg.Journal.Commit(out.Persist); err != nil {
+		return err
+	}
+	out.Reset()
+	b.engine.begin()
+	b.linkUp()
+	b.cfg.Logger.Info("books recovered", "balance", l.Balance(), "incarnation", l.Incarnation(),
+		"snapshots_in_progress", l.SnapshotsInProgress(), "took", b.recovery.Round(time.Microsecond).String())
+	return nil
+}
+
+func (b *Branch) linkUp() {
+	l := b.engine.ledger
+	p := l.Plan()
+	b.mesh.Start(&link.Identity{
+		Bank: p.BankID, Key: p.Key, Names: p.Names, Self: l.Self(), Incarnation: l.Incarnation(),
+	}, l.Addresses())
+}
+
+func (b *Branch) journalLoop() {
+	for c := range b.commits {
+		err := b.cfg.Journal.Commit(c.events)
+		if err == nil && c.checkpoint != nil {
+			err = b.cfg.Journal.Checkpoint(c.checkpoint)
+		}
+		b.done <- err
+	}
+}
+
+func (b *Branch) status() *bankpb.BranchMessage {
+	s := b.engine.status()
+	s.Journal = &bankpb.JournalStatus{RecoveryUs: uint64(b.recovery.Microseconds())} //nolint:gosec // a time
+	return statusMessage(s)
+}

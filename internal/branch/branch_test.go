@@ -1,0 +1,223 @@
+package branch_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"cutbank/internal/branch"
+	"cutbank/internal/link"
+	"cutbank/internal/wire"
+	"cutbank/proto/bankpb"
+)
+
+// bank is branches in this process, reached over loopback as a plain client of the assignment does.
+type bank struct {
+	t       *testing.T
+	all     []*bankpb.InitBranch_Branch
+	clients []*plainClient
+}
+
+type plainClient struct {
+	t  *testing.T
+	nc net.Conn
+	r  *wire.Reader
+}
+
+func (c *plainClient) send(m *bankpb.BranchMessage) {
+	c.t.Helper()
+	if _, err := c.nc.Write(wire.Append(nil, m)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *plainClient) receive() *bankpb.BranchMessage {
+	c.t.Helper()
+	if err := c.nc.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		c.t.Fatal(err)
+	}
+	m, err := c.r.NextMessage()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return m
+}
+
+func newBank(t *testing.T, n int, interval time.Duration, delay link.Delay) *bank {
+	t.Helper()
+	b := &bank{t: t}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	for i := range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("branch%d", i+1)
+		br, err := branch.New(branch.Config{
+			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(), //nolint:gosec // small
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := br.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		port := l.Addr().(*net.TCPAddr).Port                                                              //nolint:forcetypeassert // a TCP listener
+		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)}) //nolint:gosec // a port
+	}
+	for _, a := range b.all {
+		nc, err := net.Dial("tcp", net.JoinHostPort(a.GetIp(), strconv.Itoa(int(a.GetPort()))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = nc.Close() })
+		b.clients = append(b.clients, &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)})
+	}
+	for _, c := range b.clients {
+		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{
+			InitBranch: &bankpb.InitBranch{Balance: 1000, AllBranches: b.all},
+		}})
+	}
+	return b
+}
+
+func (b *bank) initiate(at int, id uint64) {
+	b.clients[at].send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitSnapshot{
+		InitSnapshot: &bankpb.InitSnapshot{SnapshotId: id},
+	}})
+}
+
+// retrieve asks all branches for a snapshot and checks it: the sum, and each channel.
+func (b *bank) retrieve(id uint64) (inTransit uint64) {
+	b.t.Helper()
+	var parts []*bankpb.ReturnSnapshot_LocalSnapshot
+	var sum uint64
+	for _, c := range b.clients {
+		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_RetrieveSnapshot{
+			RetrieveSnapshot: &bankpb.RetrieveSnapshot{SnapshotId: id},
+		}})
+	}
+	for _, c := range b.clients {
+		m := c.receive()
+		p := m.GetReturnSnapshot().GetLocalSnapshot()
+		if p.GetSnapshotId() != id {
+			b.t.Fatalf("snapshot %d: got %v", id, m)
+		}
+		parts = append(parts, p)
+		sum += p.GetBalance()
+		for _, s := range p.GetChannelState() {
+			sum += s
+			inTransit += s
+		}
+	}
+	n := len(b.clients)
+	if want := uint64(1000 * n); sum != want { //nolint:gosec // small
+		b.t.Errorf("snapshot %d: sum %d, want %d", id, sum, want)
+	}
+	for dst := range n {
+		for src := range n {
+			if src == dst {
+				continue
+			}
+			in, out := other(dst, src), other(src, dst)
+			money := parts[src].GetSentMoney()[out] - parts[dst].GetReceivedMoney()[in]
+			count := parts[src].GetSentCount()[out] - parts[dst].GetReceivedCount()[in]
+			if money != parts[dst].GetChannelState()[in] || count != parts[dst].GetChannelCount()[in] {
+				b.t.Errorf("snapshot %d, channel %d->%d: sent-received is %d (%d), recorded %d (%d)",
+					id, src, dst, money, count, parts[dst].GetChannelState()[in], parts[dst].GetChannelCount()[in])
+			}
+		}
+	}
+	return inTransit
+}
+
+// other is the place of a peer in a list that leaves self out.
+func other(self, peer int) int {
+	if peer > self {
+		return peer - 1
+	}
+	return peer
+}
+
+// TestSnapshotsUnderLoad: 8 branches at a transfer per millisecond and faster, every snapshot exact.
+func TestSnapshotsUnderLoad(t *testing.T) {
+	for _, interval := range []time.Duration{time.Millisecond, 0} {
+		t.Run(interval.String(), func(t *testing.T) {
+			b := newBank(t, 8, interval, link.Delay{})
+			for id := uint64(1); id <= 200; id++ {
+				b.initiate(int(id%8), id) //nolint:gosec // small
+				b.retrieve(id)
+			}
+		})
+	}
+}
+
+// TestSnapshotsAtOnce: 8 snapshots in progress from 8 initiators, on slow channels, all exact.
+func TestSnapshotsAtOnce(t *testing.T) {
+	b := newBank(t, 8, time.Millisecond, link.Delay{Min: time.Millisecond, Max: 20 * time.Millisecond})
+	b.initiate(0, 1)
+	b.retrieve(1)
+	var moving uint64
+	for round := range uint64(3) {
+		for k := range 8 {
+			b.initiate(k, 10+8*round+uint64(k)) //nolint:gosec // small
+		}
+		for k := range uint64(8) {
+			moving += b.retrieve(10 + 8*round + k)
+		}
+	}
+	if moving == 0 {
+		t.Error("no money in transit was ever seen on slow channels")
+	}
+}
+
+// TestEarlyRetrieve: a RetrieveSnapshot that comes before its snapshot waits for it.
+func TestEarlyRetrieve(t *testing.T) {
+	b := newBank(t, 3, time.Millisecond, link.Delay{})
+	b.clients[2].send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_RetrieveSnapshot{
+		RetrieveSnapshot: &bankpb.RetrieveSnapshot{SnapshotId: 7},
+	}})
+	b.initiate(0, 7)
+	if got := b.clients[2].receive().GetReturnSnapshot().GetLocalSnapshot().GetSnapshotId(); got != 7 {
+		t.Errorf("got %d", got)
+	}
+}
+
+// TestRefusals: what a client may not send is answered with an error and changes nothing.
+func TestRefusals(t *testing.T) {
+	b := newBank(t, 2, time.Millisecond, link.Delay{})
+	b.initiate(0, 5)
+	b.retrieve(5)
+	for name, test := range map[string]struct {
+		m    *bankpb.BranchMessage
+		code bankpb.Error_Code
+	}{
+		"same id":   {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitSnapshot{InitSnapshot: &bankpb.InitSnapshot{SnapshotId: 5}}}, bankpb.Error_SNAPSHOT_EXISTS},
+		"id 0":      {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitSnapshot{InitSnapshot: &bankpb.InitSnapshot{}}}, bankpb.Error_BAD_REQUEST},
+		"far ahead": {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitSnapshot{InitSnapshot: &bankpb.InitSnapshot{SnapshotId: 5_000_000}}}, bankpb.Error_SNAPSHOT_LIMIT},
+		"transfer":  {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Transfer{Transfer: &bankpb.Transfer{Money: 9}}}, bankpb.Error_BAD_REQUEST},
+		"marker":    {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Marker{Marker: &bankpb.Marker{SnapshotId: 9}}}, bankpb.Error_BAD_REQUEST},
+		"other bank": {&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{
+			Balance: 5000, AllBranches: b.all,
+		}}}, bankpb.Error_OTHER_BANK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.clients[0].send(test.m)
+			if got := b.clients[0].receive().GetError(); got.GetCode() != test.code {
+				t.Errorf("got %v, want %v", got, test.code)
+			}
+		})
+	}
+	b.initiate(1, 6)
+	b.retrieve(6)
+}

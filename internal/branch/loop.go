@@ -1,0 +1,237 @@
+package branch
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cutbank/internal/ledger"
+	"cutbank/proto/bankpb"
+)
+
+// maxDrain is how many more inputs of a kind are taken before the loop looks around again.
+const maxDrain = 64
+
+// maxBatch is how many bytes of events may wait for the batch before them; then no input is taken.
+const maxBatch = 4 << 20
+
+func (b *Branch) loop(ctx context.Context) error {
+	beat := time.NewTicker(BeatInterval)
+	defer beat.Stop()
+	pay := time.NewTimer(b.payer.wait())
+	defer pay.Stop()
+	for {
+		b.commit()
+		deliveries, requests := b.deliveries, b.requests
+		if len(b.engine.filling.Persist) > maxBatch {
+			deliveries, requests = nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return b.finish()
+		case err := <-b.done:
+			if err != nil {
+				return err
+			}
+			b.letOut()
+		case d := <-deliveries:
+			now := time.Now().UnixMicro()
+			for n := 0; ; n++ {
+				if err := dispatch(b.engine, d, now); err != nil {
+					b.report(err)
+				}
+				d.Recycle()
+				if n >= maxDrain || len(deliveries) == 0 {
+					break
+				}
+				d = <-deliveries
+			}
+		case q := <-requests:
+			b.answer(q, pay)
+		case <-pay.C:
+			if b.engine.paying() && !b.payer.stopped && b.payer.interval > 0 {
+				b.payer.pay(b.engine.ledger, &b.engine.filling.Output)
+			}
+			if b.payer.interval > 0 {
+				pay.Reset(b.payer.wait())
+			}
+		case <-beat.C:
+		}
+		b.healthy()
+		if b.payer.interval == 0 && b.engine.paying() && !b.payer.stopped {
+			b.payer.burst(b.engine.ledger, &b.engine.filling.Output)
+		}
+	}
+}
+
+// commit hands the batch over when none is being synced. A batch without events waits for none.
+func (b *Branch) commit() {
+	e := b.engine
+	if b.inFlight != nil || e.filling.empty() {
+		return
+	}
+	b.inFlight = e.seal()
+	if len(b.inFlight.Persist) == 0 {
+		b.letOut()
+		return
+	}
+	c := commit{events: b.inFlight.Persist}
+	// Nothing is in flight and the next batch is empty: the ledger stands exactly after this batch.
+	if b.cfg.Journal.SinceCheckpoint() >= b.cfg.CheckpointBytes {
+		c.checkpoint = e.ledger.Checkpoint(nil)
+	}
+	if b.cfg.Health != nil {
+		b.cfg.Health.Syncing(true)
+	}
+	b.commits <- c
+}
+
+// letOut lets the effects out of the batch that has become durable.
+func (b *Branch) letOut() {
+	if b.cfg.Health != nil {
+		b.cfg.Health.Syncing(false)
+	}
+	b.engine.release(b.inFlight)
+	b.inFlight = nil
+}
+
+// finish waits for the batch that is being synced.
+func (b *Branch) finish() error {
+	if b.inFlight == nil {
+		return nil
+	}
+	err := <-b.done
+	if err == nil {
+		b.letOut()
+	}
+	return err
+}
+
+func (b *Branch) healthy() {
+	if b.cfg.Health != nil {
+		b.cfg.Health.Beat()
+		b.cfg.Health.SetReady(b.engine.paying() && b.engine.linksUp() == len(b.engine.peers)-1)
+	}
+}
+
+func (b *Branch) report(err error) {
+	if errors.Is(err, ledger.ErrFence) {
+		b.cfg.Logger.Error("link refused", "err", err)
+		return
+	}
+	b.cfg.Logger.Warn("link broken", "err", err)
+}
+
+// answer takes a request. In a bank with a key only who proved it is answered.
+func (b *Branch) answer(q request, pay *time.Timer) {
+	e, c := b.engine, q.from
+	if q.m == nil {
+		e.forget(c)
+		return
+	}
+	if init := q.m.GetInitBranch(); init != nil {
+		b.init(c, init)
+		return
+	}
+	if !e.ledger.Opened() {
+		e.answer(c, errorMessage(bankpb.Error_NOT_OPEN, "not open yet: send InitBranch first", 0))
+		return
+	}
+	if len(e.ledger.Plan().Key) > 0 && !c.proved.Load() {
+		e.answer(c, errorMessage(bankpb.Error_DENIED, "this bank has a key: attach as its controller", 0))
+		return
+	}
+	switch m := q.m.GetBranchMessage().(type) {
+	case *bankpb.BranchMessage_InitSnapshot:
+		e.initiate(c, m.InitSnapshot.GetSnapshotId(), time.Now().UnixMicro())
+	case *bankpb.BranchMessage_RetrieveSnapshot:
+		e.retrieve(c, m.RetrieveSnapshot.GetSnapshotId())
+	case *bankpb.BranchMessage_Prove:
+		err := b.moved(m.Prove.GetAllBranches())
+		b.set(c, m.Prove.GetSettings(), pay, err)
+	case *bankpb.BranchMessage_GetStatus:
+		b.set(c, m.GetStatus.GetSettings(), pay, nil)
+	default:
+		b.cfg.Logger.Warn("message refused", "from", c.nc.RemoteAddr().String(), "kind", kindOf(q.m))
+		e.answer(c, errorMessage(bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send", 0))
+	}
+}
+
+func kindOf(m *bankpb.BranchMessage) string {
+	r := m.ProtoReflect()
+	if f := r.WhichOneof(r.Descriptor().Oneofs().Get(0)); f != nil {
+		return string(f.Name())
+	}
+	return "an unknown message"
+}
+
+func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
+	e := b.engine
+	opened, err := e.open(b.cfg.Name, init)
+	if err != nil {
+		code := bankpb.Error_BAD_REQUEST
+		if e.ledger.Opened() {
+			code = bankpb.Error_OTHER_BANK
+		}
+		b.cfg.Logger.Warn("opening refused", "from", c.nc.RemoteAddr().String(), "err", err)
+		e.answer(c, errorMessage(code, err.Error(), 0))
+		return
+	}
+	c.proved.Store(true) // it has the plan, key and all
+	if opened {
+		p := e.ledger.Plan()
+		b.cfg.Logger.Info("bank opened", "balance", e.ledger.Balance(), "branches", len(p.Names), "keyed", len(p.Key) > 0)
+		b.linkUp()
+	}
+	if init.GetPlan() != nil {
+		e.answer(c, b.status())
+	}
+}
+
+// moved takes the addresses that a controller hands out, when they are new.
+func (b *Branch) moved(all []*bankpb.InitBranch_Branch) error {
+	if len(all) == 0 {
+		return nil
+	}
+	l := b.engine.ledger
+	addresses, err := addressesOf(all)
+	if err != nil {
+		return err
+	}
+	for i, a := range all {
+		if len(all) != len(l.Plan().Names) || a.GetName() != l.Plan().Names[i] {
+			return errors.New("this bank has other branches: " + l.Plan().Names[0] + ", …")
+		}
+	}
+	for i, a := range addresses {
+		if l.Addresses()[i] != a {
+			b.mesh.Move(addresses)
+			return l.Move(&b.engine.filling.Output, addresses)
+		}
+	}
+	return nil
+}
+
+// set changes the settings that are given, unless something was wrong, and answers with the status.
+func (b *Branch) set(c *Client, s *bankpb.Settings, pay *time.Timer, err error) {
+	amount := b.payer.amount
+	if s != nil && s.Amount != nil && err == nil {
+		amount, err = ParseAmount(s.GetAmount())
+	}
+	if err == nil && s.GetIntervalUs() > uint64(time.Hour/time.Microsecond) {
+		err = errors.New("an interval of more than an hour")
+	}
+	if err != nil {
+		b.engine.answer(c, errorMessage(bankpb.Error_BAD_REQUEST, err.Error(), 0))
+		return
+	}
+	b.payer.amount = amount
+	if s != nil && s.IntervalUs != nil {
+		b.payer.interval = time.Duration(s.GetIntervalUs()) * time.Microsecond //nolint:gosec // at most an hour
+		pay.Reset(b.payer.wait())
+	}
+	if s != nil && s.Stopped != nil {
+		b.payer.stopped = s.GetStopped()
+	}
+	b.engine.answer(c, b.status())
+}

@@ -1,0 +1,119 @@
+package branch
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"cutbank/internal/ledger"
+)
+
+// Amount of a transfer: a random whole number from Low to High, at least 1. With Percent they are
+// hundredths of the balance that the branch had when the bank was opened.
+type Amount struct {
+	Low, High uint64
+	Percent   bool
+}
+
+// DefaultAmount is the assignment's.
+var DefaultAmount = Amount{Low: 1, High: 5, Percent: true} //nolint:gochecknoglobals // a constant
+
+// ParseAmount reads "1", "1-10" or "1%-5%".
+func ParseAmount(s string) (Amount, error) {
+	low, high, ranged := strings.Cut(s, "-")
+	if !ranged {
+		high = low
+	}
+	l, lp := strings.CutSuffix(low, "%")
+	h, hp := strings.CutSuffix(high, "%")
+	a := Amount{Percent: lp}
+	var err1, err2 error
+	a.Low, err1 = strconv.ParseUint(l, 10, 53)
+	a.High, err2 = strconv.ParseUint(h, 10, 53)
+	switch {
+	case err1 != nil || err2 != nil || lp != hp:
+		return a, fmt.Errorf("amount %q is neither a number (1), a range (1-10) nor a share of the first balance (1%%-5%%)", s)
+	case a.Low == 0 || a.Low > a.High:
+		return a, fmt.Errorf("amount %q: the lower bound is at least 1 and at most the upper", s)
+	case a.Percent && a.High > 100:
+		return a, fmt.Errorf("amount %q is more than 100%%", s)
+	}
+	return a, nil
+}
+
+// bounds in money, of a branch that began with share.
+func (a Amount) bounds(share uint64) (low, high uint64) {
+	if !a.Percent {
+		return a.Low, a.High
+	}
+	part := func(percent uint64) uint64 { return max(1, share/100*percent+share%100*percent/100) }
+	return part(a.Low), part(a.High)
+}
+
+// payer makes the random choices: whom to pay, how much, when.
+type payer struct {
+	random   *rand.Rand
+	interval time.Duration // longest wait between two transfers; 0: as fast as it can
+	amount   Amount
+	stopped  bool
+	nextID   uint64 // of test-only transfer ids; 0: none are given
+	onID     func(to int, number, id uint64)
+}
+
+// wait is the random time before the next transfer.
+func (p *payer) wait() time.Duration { return time.Duration(p.random.Int64N(int64(p.interval) + 1)) }
+
+// burstBytes is how much of a batch payments may fill at interval 0.
+const burstBytes = 32 << 10
+
+// pay makes one transfer, or skips its turn when the branch is short of money.
+func (p *payer) pay(l *ledger.Ledger, out *ledger.Output) {
+	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
+	p.transfer(l, out, low+p.random.Uint64N(high-low+1))
+}
+
+// burst makes transfers until windows are full, money is short, or the batch has enough.
+func (p *payer) burst(l *ledger.Ledger, out *ledger.Output) {
+	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
+	for len(out.Persist) < burstBytes {
+		top := min(high, l.Balance())
+		if top < low {
+			return
+		}
+		money := low
+		if top > low {
+			money += p.random.Uint64N(top - low + 1)
+		}
+		if !p.transfer(l, out, money) {
+			return
+		}
+	}
+}
+
+// transfer pays a random other branch; when its window is full, the next that has room.
+func (p *payer) transfer(l *ledger.Ledger, out *ledger.Output, money uint64) bool {
+	n, self := len(l.Plan().Names), l.Self()
+	first := p.random.IntN(n - 1)
+	for k := range n - 1 {
+		to := (self + 1 + (first+k)%(n-1)) % n
+		var id uint64
+		if p.nextID != 0 {
+			id = p.nextID
+		}
+		err := l.Transfer(out, to, money, id, Window)
+		if err == nil {
+			if id != 0 {
+				p.onID(to, l.Sent(to), id)
+				p.nextID++
+			}
+			return true
+		}
+		if !errors.Is(err, ledger.ErrWindow) {
+			return false
+		}
+	}
+	return false
+}

@@ -1,0 +1,194 @@
+package branch
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+
+	"cutbank/internal/ledger"
+	"cutbank/internal/snapshot"
+	"cutbank/proto/bankpb"
+)
+
+// open makes the branch part of a bank, or finds that it is in that bank already. Opened tells that
+// this request did it. Error: another bank, or a plan that can't be.
+func (e *engine[P]) open(self string, init *bankpb.InitBranch) (opened bool, err error) {
+	plan, addresses, err := planOf(self, init)
+	if err != nil {
+		return false, err
+	}
+	if e.ledger.Opened() {
+		held := e.ledger.Plan()
+		if held.BankID != plan.BankID || string(held.Key) != string(plan.Key) || !slices.Equal(held.Names, plan.Names) ||
+			held.Balances[e.ledger.Self()] != plan.Balances[e.ledger.Self()] {
+			return false, fmt.Errorf("%s already belongs to bank %x of %d branches; to leave it, stop it and start it without its data",
+				self, held.BankID[:4], len(held.Names))
+		}
+		return false, nil
+	}
+	out := &e.filling.Output
+	if err := e.ledger.Open(out, plan, self, addresses); err != nil {
+		return false, err
+	}
+	e.ledger.Start(out)
+	e.begin()
+	return true, nil
+}
+
+// planOf reads an InitBranch, of a plain client or of a controller of cutbank.
+func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses []string, err error) {
+	for _, b := range init.GetAllBranches() {
+		plan.Names = append(plan.Names, b.GetName())
+	}
+	if addresses, err = addressesOf(init.GetAllBranches()); err != nil {
+		return plan, nil, err
+	}
+	p := init.GetPlan()
+	if p == nil {
+		h := sha256.New()
+		for _, name := range plan.Names {
+			fmt.Fprintf(h, "%q\n", name)
+		}
+		copy(plan.BankID[:], h.Sum(nil))
+		plan.Balances = make([]uint64, len(plan.Names))
+		if i := slices.Index(plan.Names, self); i >= 0 {
+			plan.Balances[i] = init.GetBalance()
+		}
+		return plan, addresses, nil
+	}
+	if len(p.GetBankId()) != len(plan.BankID) || len(p.GetKey()) == 0 || p.GetTotal() == 0 {
+		return plan, nil, errors.New("a plan has a bank id of 16 bytes, a key and a total")
+	}
+	copy(plan.BankID[:], p.GetBankId())
+	plan.Key, plan.Total, plan.Balances, plan.LastSnapshotID = p.GetKey(), p.GetTotal(), p.GetBalances(), p.GetLastSnapshotId()
+	for _, t := range p.GetInTransit() {
+		plan.InTransit = append(plan.InTransit, ledger.InTransit{Src: int(t.GetSrc()), Dst: int(t.GetDst()), Money: t.GetMoney()})
+	}
+	return plan, addresses, nil
+}
+
+func addressesOf(all []*bankpb.InitBranch_Branch) ([]string, error) {
+	addresses := make([]string, 0, len(all))
+	for _, b := range all {
+		if b.GetPort() == 0 || b.GetPort() > 65535 || b.GetIp() == "" {
+			return nil, fmt.Errorf("%q has no address: ip %q, port %d", b.GetName(), b.GetIp(), b.GetPort())
+		}
+		addresses = append(addresses, net.JoinHostPort(b.GetIp(), strconv.Itoa(int(b.GetPort()))))
+	}
+	return addresses, nil
+}
+
+// initiate starts a snapshot here. It is answered only when it is refused.
+func (e *engine[P]) initiate(c client, id uint64, at int64) {
+	code := bankpb.Error_SNAPSHOT_LIMIT
+	var err error
+	if id == 0 || id > ledger.MaxMoney {
+		code, err = bankpb.Error_BAD_REQUEST, fmt.Errorf("snapshot id %d is not between 1 and 2^53-1", id)
+	} else {
+		err = e.ledger.Initiate(&e.filling.Output, id, at)
+	}
+	if errors.Is(err, ledger.ErrExists) {
+		code = bankpb.Error_SNAPSHOT_EXISTS
+	}
+	if err != nil {
+		e.answer(c, errorMessage(code, err.Error(), id))
+	}
+}
+
+// retrieve answers with the branch's part of a snapshot, as soon as it is complete.
+func (e *engine[P]) retrieve(c client, id uint64) {
+	r, gone := e.ledger.Snapshot(id)
+	switch {
+	case r != nil && r.Complete():
+		e.answer(c, e.localSnapshot(r))
+	case r == nil && gone:
+		e.answer(c, errorMessage(bankpb.Error_SNAPSHOT_GONE,
+			fmt.Sprintf("snapshot %d is no longer kept: the last %d are", id, ledger.MaxDone), id))
+	case e.waits >= MaxWaiting:
+		e.answer(c, errorMessage(bankpb.Error_SNAPSHOT_LIMIT, fmt.Sprintf("%d requests are waiting", e.waits), id))
+	default:
+		e.waiting[id] = append(e.waiting[id], c)
+		e.waits++
+	}
+}
+
+// forget drops the waiting requests of a client that is gone.
+func (e *engine[P]) forget(gone client) {
+	for id, list := range e.waiting {
+		kept := slices.DeleteFunc(list, func(c client) bool { return c == gone })
+		e.waits -= len(list) - len(kept)
+		if e.waiting[id] = kept; len(kept) == 0 {
+			delete(e.waiting, id)
+		}
+	}
+}
+
+// answer replies when everything that it tells of is durable.
+func (e *engine[P]) answer(c client, m *bankpb.BranchMessage) {
+	e.filling.replies = append(e.filling.replies, reply{c, m})
+}
+
+// localSnapshot is a recording as the assignment's answer, with what the audit reads besides.
+func (e *engine[P]) localSnapshot(r *snapshot.Recording) *bankpb.BranchMessage {
+	s := &bankpb.ReturnSnapshot_LocalSnapshot{
+		SnapshotId: r.ID, Balance: r.Balance, Incarnation: r.Incarnation,
+		RecordedAtUs: r.RecordedAt, CompletedAtUs: r.CompletedAt,
+	}
+	if r.FirstFrom != snapshot.Initiator {
+		s.FirstMarkerFrom = e.ledger.Plan().Names[r.FirstFrom]
+	}
+	for i := range r.Channels {
+		if i == e.ledger.Self() {
+			continue
+		}
+		c := &r.Channels[i]
+		s.ChannelState = append(s.ChannelState, c.State.Money)
+		s.ChannelCount = append(s.ChannelCount, c.State.Count)
+		s.SentMoney = append(s.SentMoney, c.Sent.Money)
+		s.SentCount = append(s.SentCount, c.Sent.Count)
+		s.ReceivedMoney = append(s.ReceivedMoney, c.Received.Money)
+		s.ReceivedCount = append(s.ReceivedCount, c.Received.Count)
+	}
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_ReturnSnapshot{
+		ReturnSnapshot: &bankpb.ReturnSnapshot{LocalSnapshot: s},
+	}}
+}
+
+// status is the state of the branch as its controllers see it.
+func (e *engine[P]) status() *bankpb.Status {
+	l := e.ledger
+	s := &bankpb.Status{
+		Incarnation: l.Incarnation(), Total: l.Plan().Total, Roster: l.Plan().Names, Balance: l.Balance(),
+		LastSnapshotId: l.LastSnapshotID(), SnapshotsInProgress: uint32(l.SnapshotsInProgress()), //nolint:gosec // small
+		Ready: e.paying() && e.linksUp() == len(e.peers)-1, Share: l.Plan().Balances[l.Self()],
+	}
+	for i := range e.peers {
+		if i == l.Self() {
+			continue
+		}
+		sent, received := l.Flows(i)
+		link := &bankpb.LinkStatus{
+			Peer: l.Plan().Names[i], Up: e.peers[i].up,
+			SentMoney: sent.Money, SentCount: sent.Count, ReceivedMoney: received.Money, ReceivedCount: received.Count,
+			Unacknowledged: uint64(l.Unacknowledged(i)), //nolint:gosec // a length
+		}
+		if err := e.peers[i].refused; err != nil {
+			link.Refused = err.Error()
+		}
+		s.Links = append(s.Links, link)
+	}
+	return s
+}
+
+func errorMessage(code bankpb.Error_Code, text string, snapshotID uint64) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Error{
+		Error: &bankpb.Error{Code: code, Message: text, SnapshotId: snapshotID},
+	}}
+}
+
+func statusMessage(s *bankpb.Status) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Status_{Status_: s}}
+}

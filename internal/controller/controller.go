@@ -1,0 +1,330 @@
+// Package controller opens or resumes a bank, takes Chandy-Lamport snapshots of it and audits them.
+//
+// It keeps one connection to each branch, dialled again whenever it ends. What is outstanding is then
+// repeated: all requests are idempotent. It does not start or watch processes, shows nothing (people
+// see renderings of its Events) and decides nothing by the wall clock.
+//
+// One loop owns all state; connections hand it what they read as functions to call. Opening a bank
+// is atomic: the plan is on disk before it is proposed, first to the first branch of the roster,
+// whose answer tells whether it holds, then to the others. So a bank that is half open when the
+// controller dies is finished by the next one on the same directory.
+//
+// Invariant: a snapshot is called complete only when every branch has answered it, and consistent
+// only when Audit finds nothing.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cutbank/proto/bankpb"
+)
+
+const (
+	tickEvery    = 20 * time.Millisecond
+	waitingEvery = 100 * time.Millisecond
+	pollEvery    = 500 * time.Millisecond
+	pollTimeout  = 10 * time.Second // a branch may wait so long in a sync
+	drainTimeout = 500 * time.Millisecond
+)
+
+// phase is how far the bank is.
+type phase int
+
+const (
+	opening phase = iota // until all branches hold the plan
+	linking              // until all their links were up
+	running
+)
+
+// Controller is one run over one bank. Make it with New.
+type Controller struct {
+	cfg       Config
+	inbox     chan func()
+	ended     chan struct{} // closed when the loop takes nothing more
+	published atomic.Pointer[[]BranchStatus]
+
+	// Only the loop touches what follows.
+	peers    []*peer
+	names    []string
+	phase    phase
+	bank     *Plan // nil: none is known yet
+	aside    string
+	plain    bool // opened by a client of the assignment: no plan, no key
+	wasOpen  bool // the bank was opened before this run
+	settings Settings
+	history  *history
+	rng      *rand.Rand
+	highest  uint64 // snapshot id in use anywhere
+	pending  map[uint64]*pending
+	tally    tally
+	err      error // ends the run
+	start    time.Time
+	ready    time.Time
+	told     time.Time // of the last Waiting
+	next     time.Time // when a scheduled snapshot is due
+	draining bool
+	drainEnd time.Time
+}
+
+// BranchStatus is what the controller knows of a branch.
+type BranchStatus struct {
+	Name, Addr string
+	Connected  bool
+	Reason     string         // why it is not connected
+	Status     *bankpb.Status // the last one it sent, nil before; don't change it
+	At         time.Time      // when it came
+}
+
+// New checks the configuration and the data directory. It dials nobody yet.
+func New(cfg Config) (*Controller, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	seed := cfg.Seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	c := &Controller{
+		cfg: cfg, inbox: make(chan func(), 64), ended: make(chan struct{}), names: cfg.Roster.Names(),
+		settings: cfg.Settings, rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{},
+	}
+	for i, b := range cfg.Roster.Branches {
+		c.peers = append(c.peers, &peer{index: i, branch: b, reason: "not dialled yet"})
+	}
+	c.publish()
+	if err := c.load(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Controller) load() error {
+	if err := os.MkdirAll(c.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	var err error
+	if c.bank, err = ReadPlan(c.cfg.DataDir); err != nil {
+		return err
+	}
+	if c.bank != nil {
+		c.wasOpen = c.bank.OpenedAt != ""
+		if err := c.checkBank(c.bank.Total, c.bank.Names()); err != nil {
+			return &UsageError{fmt.Errorf("the data directory %s %w", c.cfg.DataDir, err)}
+		}
+	}
+	if c.highest, err = highestSnapshot(c.cfg.DataDir); err == nil && c.bank != nil {
+		c.highest = max(c.highest, c.bank.LastSnapshotID)
+	}
+	return err
+}
+
+// checkBank compares a bank that is held somewhere with the one that is asked for. The error goes
+// on after the name of the holder.
+func (c *Controller) checkBank(total uint64, names []string) error {
+	switch {
+	case !slices.Equal(names, c.names):
+		return fmt.Errorf("holds a bank of the branches %s, not %s: %s", listed(names), listed(c.names), c.cfg.Remedy)
+	case total != c.cfg.Total:
+		return fmt.Errorf("holds a bank of %d, not %d: %s", total, c.cfg.Total, c.cfg.Remedy)
+	}
+	return nil
+}
+
+// Run serves until ctx ends or the configured end is reached, which is nil. Errors are *UsageError,
+// *WaitError, *BooksError or a failure of this machine. Call it once.
+func (c *Controller) Run(ctx context.Context) (err error) {
+	defer close(c.ended)
+	if c.history, err = openHistory(c.cfg.DataDir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.history.close()) }()
+
+	peerCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var peers sync.WaitGroup
+	c.start = time.Now()
+	for _, p := range c.peers {
+		p.since = c.start
+		peers.Go(func() { c.keepConnected(peerCtx, p) })
+	}
+	err = c.loop(ctx)
+	stop()
+	for quiet := waited(&peers); ; { // they may be handing over what nobody waits for any more
+		select {
+		case <-c.inbox:
+			continue
+		case <-quiet:
+		}
+		break
+	}
+	c.giveUpAll("the controller ended")
+	if c.phase == running {
+		c.emit(c.tally.stopped())
+	}
+	return err
+}
+
+func waited(wg *sync.WaitGroup) <-chan struct{} {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	return done
+}
+
+func (c *Controller) loop(ctx context.Context) error {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	snapshot := time.NewTimer(time.Hour)
+	defer snapshot.Stop()
+	done := ctx.Done()
+	for c.err == nil {
+		select {
+		case f := <-c.inbox:
+			f()
+		case <-tick.C:
+			c.onTick(time.Now())
+		case <-snapshot.C:
+		case <-done:
+			done = nil
+			c.drain()
+		}
+		if c.draining && (len(c.pending) == 0 || time.Now().After(c.drainEnd)) {
+			return c.err
+		}
+		if wait := c.schedule(time.Now()); wait > 0 {
+			snapshot.Reset(wait)
+		}
+	}
+	return c.err
+}
+
+// drain starts no more snapshots and gives those in progress a moment.
+func (c *Controller) drain() {
+	if !c.draining {
+		c.draining, c.drainEnd = true, time.Now().Add(drainTimeout)
+	}
+}
+
+func (c *Controller) onTick(now time.Time) {
+	if c.phase != running {
+		if now.Sub(c.told) >= waitingEvery && now.Sub(c.start) >= waitingEvery/2 {
+			c.told = now
+			c.emit(c.waiting(now))
+		}
+		if now.Sub(c.start) > c.cfg.Wait {
+			c.fail(&WaitError{c.cfg.Wait, c.waiting(now)})
+		}
+	} else if c.cfg.Duration > 0 && now.Sub(c.ready) >= c.cfg.Duration {
+		c.drain()
+	}
+	for _, p := range c.peers {
+		if !p.proved {
+			continue
+		}
+		switch {
+		case !p.polled.IsZero() && now.Sub(p.polled) > pollTimeout:
+			c.drop(p, "no answer")
+		case p.polled.IsZero() && !now.Before(p.nextAsk):
+			c.poll(p, now)
+		}
+	}
+}
+
+func (c *Controller) poll(p *peer, now time.Time) {
+	p.polled, p.nextAsk = now, now.Add(pollEvery)
+	if c.phase != running {
+		p.nextAsk = now.Add(tickEvery)
+	}
+	p.session.send(getStatus(nil))
+}
+
+// waiting is who is waited for, and why.
+func (c *Controller) waiting(now time.Time) Waiting {
+	w := Waiting{For: "branches", Total: len(c.peers)}
+	if c.phase == linking {
+		w.For = "links"
+	}
+	for _, p := range c.peers {
+		m := Missing{Name: p.branch.Name, Addr: p.branch.Addr(), Reason: p.reason, For: now.Sub(p.since)}
+		switch {
+		case c.phase == linking && p.proved && !p.status.GetReady():
+			m.Reason = "links to " + listed(linksDown(p.status))
+		case p.proved, c.phase == opening && p.session != nil && p.reason == "":
+			w.Ready++
+			continue
+		}
+		w.Missing = append(w.Missing, m)
+	}
+	return w
+}
+
+func linksDown(s *bankpb.Status) []string {
+	var down []string
+	for _, l := range s.GetLinks() {
+		switch {
+		case l.GetRefused() != "":
+			down = append(down, l.GetPeer()+" (refused: "+l.GetRefused()+")")
+		case !l.GetUp():
+			down = append(down, l.GetPeer())
+		}
+	}
+	return down
+}
+
+// post hands the loop something to do.
+func (c *Controller) post(f func()) {
+	select {
+	case c.inbox <- f:
+	case <-c.ended:
+	}
+}
+
+func (c *Controller) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func (c *Controller) emit(e Event) { c.cfg.OnEvent(e) }
+
+// Status is what is known of each branch, in roster order: balances are of different moments, so
+// their sum is no snapshot. Safe for concurrent use.
+func (c *Controller) Status() []BranchStatus { return *c.published.Load() }
+
+func (c *Controller) publish() {
+	all := make([]BranchStatus, len(c.peers))
+	for i, p := range c.peers {
+		all[i] = BranchStatus{
+			Name: p.branch.Name, Addr: p.branch.Addr(), Connected: p.proved,
+			Reason: p.reason, Status: p.status, At: p.statusAt,
+		}
+	}
+	c.published.Store(&all)
+}
+
+// SetSettings changes what is not nil at all branches, also at those that come back later. Safe for
+// concurrent use; it returns before the branches have them.
+func (c *Controller) SetSettings(s Settings) error {
+	if err := s.validate(); err != nil {
+		return &UsageError{err}
+	}
+	c.post(func() {
+		c.settings.merge(s)
+		for _, p := range c.peers {
+			if p.proved {
+				p.session.send(getStatus(s.proto()))
+			}
+		}
+	})
+	return nil
+}
+
+func getStatus(s *bankpb.Settings) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{Settings: s}}}
+}

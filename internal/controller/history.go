@@ -1,0 +1,136 @@
+package controller
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// HistoryFile holds every snapshot of the bank, in the data directory, one Record per line.
+const HistoryFile = "snapshots.jsonl"
+
+// history appends records to snapshots.jsonl: one write per line, so that two controllers that
+// share the directory never mix theirs.
+type history struct {
+	f *os.File
+}
+
+func openHistory(dir string) (*history, error) {
+	f, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the history of snapshots: %w", err)
+	}
+	h := &history{f: f}
+	if err := h.endTornLine(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return h, nil
+}
+
+// endTornLine keeps a line that a crash cut off from swallowing the next one.
+func (h *history) endTornLine() error {
+	info, err := h.f.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	last := make([]byte, 1)
+	if _, err := h.f.ReadAt(last, info.Size()-1); err != nil {
+		return fmt.Errorf("read the end of %s: %w", h.f.Name(), err)
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	if _, err := h.f.WriteString("\n"); err != nil {
+		return fmt.Errorf("end a torn line of %s: %w", h.f.Name(), err)
+	}
+	return nil
+}
+
+func (h *history) append(r Record) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write snapshot %d: %w", r.SnapshotID, err)
+	}
+	if _, err := h.f.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("append snapshot %d: %w", r.SnapshotID, err)
+	}
+	return nil
+}
+
+func (h *history) close() error { return h.f.Close() }
+
+// eachLine calls f with every line of the history in order. No file is no line.
+func eachLine(dir string, f func(line []byte) error) error {
+	file, err := os.Open(filepath.Join(dir, HistoryFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the history of snapshots: %w", err)
+	}
+	defer file.Close()
+	r := bufio.NewReader(file)
+	for {
+		line, err := r.ReadBytes('\n')
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			if err := f(line); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the history of snapshots: %w", err)
+		}
+	}
+}
+
+// highestSnapshot is the highest id in the history, 0 when it is empty. A line that can't be read
+// is a torn write and counts as none.
+func highestSnapshot(dir string) (uint64, error) {
+	var highest uint64
+	err := eachLine(dir, func(line []byte) error {
+		var r struct {
+			SnapshotID uint64 `json:"snapshot_id"`
+		}
+		if json.Unmarshal(line, &r) == nil {
+			highest = max(highest, r.SnapshotID)
+		}
+		return nil
+	})
+	return highest, err
+}
+
+// ReadSnapshot finds a snapshot in the history of a data directory. When it is there more than once
+// (incomplete first, or taken by two controllers), a complete one is returned, the last of them.
+func ReadSnapshot(dir string, id uint64) (Record, error) {
+	var found Record
+	err := eachLine(dir, func(line []byte) error {
+		var r Record
+		if json.Unmarshal(line, &r) != nil || r.SnapshotID != id {
+			return nil // of another snapshot, or torn
+		}
+		if found.Schema == "" || r.Status != Incomplete || found.Status == Incomplete {
+			found = r
+		}
+		return nil
+	})
+	if err != nil {
+		return Record{}, err
+	}
+	if found.Schema == "" {
+		return Record{}, fmt.Errorf("snapshot %d is not in %s", id, filepath.Join(dir, HistoryFile))
+	}
+	if found.Schema != RecordSchema {
+		return Record{}, fmt.Errorf("snapshot %d in %s has the schema %q: this program reads %s",
+			id, filepath.Join(dir, HistoryFile), found.Schema, RecordSchema)
+	}
+	return found, nil
+}

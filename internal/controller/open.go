@@ -16,9 +16,9 @@ func (c *Controller) onChallenge(p *peer, s *session, challenge *bankpb.Challeng
 	p.session, p.fact = s, challenge
 	p.reason, p.since = "", time.Now()
 	switch {
-	case challenge.GetVersion() != protocolVersion:
+	case challenge.GetVersion() != link.Version:
 		c.refuse(p, fmt.Errorf("speaks version %d of the protocol, this controller %d: use one version of cutbank",
-			challenge.GetVersion(), protocolVersion))
+			challenge.GetVersion(), link.Version))
 	case challenge.GetName() != p.branch.Name:
 		c.refuse(p, fmt.Errorf("is %q: edit %s line %d", challenge.GetName(), c.cfg.Roster.File, p.branch.Line))
 	default:

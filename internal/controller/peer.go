@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,23 +11,18 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protodelim"
-
+	"cutbank/internal/link"
 	"cutbank/internal/roster"
+	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
 const (
-	protocolVersion  = 1
-	nonceBytes       = 16
-	handshakeTimeout = 2 * time.Second
-	writeTimeout     = 10 * time.Second
-	minBackoff       = 20 * time.Millisecond
-	maxBackoff       = 500 * time.Millisecond
-	steadyAfter      = time.Second // a connection that lasted so long starts the backoff anew
-	maxFrame         = 64 << 10    // of what a branch sends before it is known
-	maxKnownFrame    = 4 << 20     // and after: the links of 1,024 branches fill more than 64 KiB
-	maxQueued        = 256         // requests that wait to be written to a branch
+	nonceBytes  = 16
+	minBackoff  = 20 * time.Millisecond
+	maxBackoff  = 500 * time.Millisecond
+	steadyAfter = time.Second // a connection that lasted so long starts the backoff anew
+	maxQueued   = 256         // requests that wait to be written to a branch
 )
 
 // peer is a branch as the controller sees it. Only the loop touches it.
@@ -85,7 +79,7 @@ func (c *Controller) keepConnected(ctx context.Context, p *peer) {
 // serve dials once, attaches, and passes what the branch sends to the loop until the connection
 // ends. It returns why.
 func (c *Controller) serve(ctx context.Context, p *peer) error {
-	dialCtx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, link.HandshakeTimeout)
 	defer cancel()
 	conn, err := c.cfg.Dial(dialCtx, p.branch.Addr())
 	if err != nil {
@@ -96,7 +90,7 @@ func (c *Controller) serve(ctx context.Context, p *peer) error {
 
 	s := &session{conn: conn, nonce: make([]byte, nonceBytes), out: make(chan *bankpb.BranchMessage, maxQueued)}
 	rand.Read(s.nonce) // never fails
-	r := bufio.NewReader(conn)
+	r := wire.NewReader(conn, wire.MaxFrame)
 	challenge, err := attach(s, r)
 	if err != nil {
 		return err
@@ -109,7 +103,7 @@ func (c *Controller) serve(ctx context.Context, p *peer) error {
 
 	c.post(func() { c.onChallenge(p, s, challenge) })
 	for {
-		m, err := readMessage(r, maxKnownFrame)
+		m, err := r.NextMessage()
 		if err != nil {
 			return err
 		}
@@ -117,16 +111,16 @@ func (c *Controller) serve(ctx context.Context, p *peer) error {
 	}
 }
 
-func attach(s *session, r *bufio.Reader) (*bankpb.Challenge, error) {
-	if err := s.conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+func attach(s *session, r *wire.Reader) (*bankpb.Challenge, error) {
+	if err := s.conn.SetDeadline(time.Now().Add(link.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	hello := &bankpb.Attach{Version: protocolVersion, Nonce: s.nonce}
+	hello := &bankpb.Attach{Version: link.Version, Nonce: s.nonce}
 	m := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: hello}}
-	if _, err := protodelim.MarshalTo(s.conn, m); err != nil {
+	if _, err := s.conn.Write(wire.Append(nil, m)); err != nil {
 		return nil, err
 	}
-	answer, err := readMessage(r, maxFrame)
+	answer, err := r.NextMessage()
 	if err != nil {
 		return nil, err
 	}
@@ -142,18 +136,16 @@ func attach(s *session, r *bufio.Reader) (*bankpb.Challenge, error) {
 
 // write sends what is queued until the session ends, and ends it on an error.
 func (s *session) write(ended <-chan struct{}) {
-	w := bufio.NewWriter(s.conn)
+	var buf []byte
 	for {
 		select {
 		case <-ended:
 			return
 		case m := <-s.out:
-			err := s.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+			buf = wire.Append(buf[:0], m)
+			err := s.conn.SetWriteDeadline(time.Now().Add(link.WriteTimeout))
 			if err == nil {
-				_, err = protodelim.MarshalTo(w, m)
-			}
-			if err == nil && len(s.out) == 0 {
-				err = w.Flush()
+				_, err = s.conn.Write(buf)
 			}
 			if err != nil {
 				s.conn.Close()
@@ -163,24 +155,14 @@ func (s *session) write(ended <-chan struct{}) {
 	}
 }
 
-// readMessage checks the length that the peer announces before anything is allocated for it.
-func readMessage(r *bufio.Reader, limit int64) (*bankpb.BranchMessage, error) {
-	m := &bankpb.BranchMessage{}
-	if err := (protodelim.UnmarshalOptions{MaxSize: limit}).UnmarshalFrom(r, m); err != nil {
-		return nil, err
-	}
-	return m, nil
-}
-
 // reasonOf is an error of a connection in a few words.
 func reasonOf(err error) string {
-	var tooLong *protodelim.SizeTooLargeError
 	var dns *net.DNSError
 	var sys *os.SyscallError
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return "closed the connection"
-	case errors.As(err, &tooLong):
+	case errors.Is(err, wire.ErrFrame):
 		return "does not answer as a branch of cutbank"
 	case errors.As(err, &dns):
 		return "host not found"

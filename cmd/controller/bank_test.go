@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"cutbank/internal/branch"
+	"cutbank/internal/controller"
+	"cutbank/internal/link"
+	"cutbank/internal/roster"
+)
+
+// startBranches runs n real branches in this process that pay each other at this pace.
+func startBranches(t *testing.T, n int, interval time.Duration, delay link.Delay) roster.Roster {
+	t.Helper()
+	r := roster.Roster{File: "branches.txt"}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	t.Cleanup(func() { cancel(); running.Wait() })
+	for i := range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("branch%d", i+1)
+		b, err := branch.New(branch.Config{
+			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() {
+			if err := b.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		r.Branches = append(r.Branches, roster.Branch{Name: name, Host: "127.0.0.1", Port: uint16(l.Addr().(*net.TCPAddr).Port), Line: i + 1})
+	}
+	return r
+}
+
+func config(r roster.Roster, total uint64, dir string) controller.Config {
+	return controller.Config{Roster: r, Total: total, DataDir: dir}
+}
+
+// runWith runs a controller to its end; seen gets its complete snapshots.
+func runWith(t *testing.T, cfg controller.Config, seen func(*controller.Controller, controller.Event)) error {
+	t.Helper()
+	var c *controller.Controller
+	cfg.OnEvent = func(e controller.Event) {
+		if seen != nil {
+			seen(c, e)
+		}
+	}
+	c, err := controller.New(cfg)
+	if err != nil {
+		return err
+	}
+	return c.Run(t.Context())
+}
+
+// Issue 2, point 3.
+func TestTwoHundredSnapshotsUnderLoad(t *testing.T) {
+	t.Parallel()
+	cfg := config(startBranches(t, 8, time.Millisecond, link.Delay{}), 8000, t.TempDir())
+	cfg.SnapshotInterval, cfg.Snapshots = time.Millisecond, 200
+	exact, inTransit := 0, 0
+	err := runWith(t, cfg, func(_ *controller.Controller, e controller.Event) {
+		if e, ok := e.(controller.SnapshotComplete); ok && e.Record.Status == controller.Consistent {
+			exact++
+			if e.Record.InTransit > 0 {
+				inTransit++
+			}
+		}
+	})
+	if err != nil || exact != 200 {
+		t.Errorf("%d of 200 exact: %v", exact, err)
+	}
+	t.Logf("%d of 200 with money in transit", inTransit)
+}
+
+// Issue 2, point 4: with a link delay, all eight are in progress before the first can be complete.
+func TestEightSnapshotsAtOnce(t *testing.T) {
+	t.Parallel()
+	cfg := config(startBranches(t, 4, time.Millisecond, link.Delay{Min: 100 * time.Millisecond, Max: 150 * time.Millisecond}), 4000, t.TempDir())
+	cfg.SnapshotInterval = -1
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ready := make(chan struct{})
+	var peak atomic.Int64
+	now := int64(0)
+	cfg.OnEvent = func(e controller.Event) {
+		switch e := e.(type) {
+		case controller.Ready:
+			close(ready)
+		case controller.SnapshotStarted:
+			now++
+			peak.Store(max(peak.Load(), now))
+		case controller.SnapshotComplete:
+			now--
+			if e.Record.Status != controller.Consistent || e.Record.InTransit == 0 {
+				t.Errorf("%s", e.Record.Line())
+			}
+		}
+	}
+	c, err := controller.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+	var mu sync.Mutex
+	initiators := map[string]bool{}
+	for range 10 { // until the machine was fast enough to start eight within the delay
+		var taking sync.WaitGroup
+		for range 8 {
+			taking.Go(func() {
+				r, err := c.TakeSnapshot(ctx)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				initiators[r.Initiator] = true
+			})
+		}
+		taking.Wait()
+		if peak.Load() == 8 {
+			break
+		}
+	}
+	stop()
+	running.Wait()
+	if peak.Load() != 8 || len(initiators) < 2 {
+		t.Errorf("%d in progress at once, initiators %v", peak.Load(), initiators)
+	}
+}
+
+func TestIdsContinueAndTwoControllersAgree(t *testing.T) {
+	t.Parallel()
+	r, dir := startBranches(t, 3, time.Millisecond, link.Delay{}), t.TempDir()
+	cfg := config(r, 3000, dir)
+	cfg.SnapshotInterval, cfg.Snapshots = time.Millisecond, 10
+	var mu sync.Mutex
+	var last uint64
+	see := func(_ *controller.Controller, e controller.Event) {
+		if e, ok := e.(controller.SnapshotComplete); ok {
+			mu.Lock()
+			defer mu.Unlock()
+			last = max(last, e.Record.SnapshotID)
+		}
+	}
+	if err := runWith(t, cfg, see); err != nil || last < 10 {
+		t.Fatalf("last %d, %v", last, err)
+	}
+	before := last
+	if err := runWith(t, cfg, see); err != nil || last < before+10 {
+		t.Fatalf("last %d after %d, %v", last, before, err)
+	}
+	errs := make([]error, 2)
+	var both sync.WaitGroup
+	for i := range errs {
+		both.Go(func() { errs[i] = runWith(t, cfg, see) })
+	}
+	both.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+	if err := runWith(t, config(r, 3001, t.TempDir()), nil); controller.ExitCode(err) != 2 {
+		t.Errorf("another total: %v", err)
+	}
+}
+
+func TestRestoreOpensWithMoneyInTransit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := config(startBranches(t, 3, time.Millisecond, link.Delay{Min: 20 * time.Millisecond, Max: 30 * time.Millisecond}), 3000, dir)
+	cfg.SnapshotInterval, cfg.FirstSnapshot, cfg.Snapshots = time.Millisecond, 200*time.Millisecond, 3
+	var last uint64
+	var inTransit uint64
+	err := runWith(t, cfg, func(_ *controller.Controller, e controller.Event) {
+		if e, ok := e.(controller.SnapshotComplete); ok {
+			last, inTransit = e.Record.SnapshotID, e.Record.InTransit
+		}
+	})
+	if err != nil || inTransit == 0 {
+		t.Fatalf("in transit %d, %v", inTransit, err)
+	}
+	record, err := controller.ReadSnapshot(dir, last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := controller.RestorePlan(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = config(startBranches(t, 3, time.Hour, link.Delay{}), 3000, t.TempDir())
+	cfg.Restore, cfg.Snapshots = &plan, 1
+	err = runWith(t, cfg, func(_ *controller.Controller, e controller.Event) {
+		if e, ok := e.(controller.SnapshotComplete); ok && e.Record.SnapshotID != last+1 {
+			t.Errorf("snapshot %d after %d", e.Record.SnapshotID, last)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

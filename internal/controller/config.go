@@ -191,4 +191,11 @@ func ExitCode(err error) int {
 	}
 }
 
-func listed(names []string) string { return strings.Join(names, ", ") }
+// listed is for messages, which must not grow with the bank.
+func listed(names []string) string {
+	const shown = 16
+	if len(names) > shown {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
+	}
+	return strings.Join(names, ", ")
+}

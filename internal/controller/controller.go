@@ -237,9 +237,11 @@ func (c *Controller) onTick(now time.Time) {
 }
 
 func (c *Controller) poll(p *peer, now time.Time) {
-	p.polled, p.nextAsk = now, now.Add(pollEvery)
+	// A status has one entry per link, so that all of them grow with the square of the branches.
+	n := time.Duration(len(c.peers)) * time.Millisecond
+	p.polled, p.nextAsk = now, now.Add(max(pollEvery, 4*n))
 	if c.phase != running {
-		p.nextAsk = now.Add(tickEvery)
+		p.nextAsk = now.Add(max(tickEvery, n))
 	}
 	p.session.send(getStatus(nil))
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,7 +19,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"cutbank/internal/branch"
+	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
+	"cutbank/internal/roster"
 )
 
 // Exit codes of the program.
@@ -66,6 +69,7 @@ type options struct {
 	amount   branch.Amount
 	delay    link.Delay
 	seed     uint64
+	dataDir  string
 	level    string
 	format   string
 }
@@ -75,23 +79,78 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil || done {
 		return err
 	}
-	logger := hclog.New(&hclog.LoggerOptions{
-		Name: o.name, Level: hclog.LevelFromString(o.level), JSONFormat: o.format == "json", Output: stderr,
-	})
+	logger, closeLog, err := o.logger(stderr)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
 	listener, err := net.Listen("tcp", net.JoinHostPort(o.listen, strconv.Itoa(int(o.port))))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is in use: stop what listens there or choose another port", o.port)
 	} else if err != nil {
 		return fmt.Errorf("can't listen: %w", err)
 	}
+	health := lifecycle.NewHealth()
 	b, err := branch.New(branch.Config{
-		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed, Logger: logger,
+		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed,
+		Health: health, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
 	logger.Info("branch listens", "address", listener.Addr().String(), "books", "in memory: they end with this process")
+	if lifecycle.Supervised() {
+		var stop context.CancelFunc
+		ctx, stop = supervised(ctx, health)
+		defer stop()
+	}
 	return b.Run(ctx)
+}
+
+// supervised serves health to the launcher; the context ends when the launcher does.
+func supervised(ctx context.Context, health *lifecycle.Health) (context.Context, context.CancelFunc) {
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := context.WithCancel(ctx)
+	gone := lifecycle.Orphaned(ctx)
+	go func() {
+		select {
+		case <-gone:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	go lifecycle.Serve(health) // until the process ends
+	return ctx, stop
+}
+
+// maxLog is how large a supervised branch's log may be when it starts; a larger one becomes
+// branch.log.old first.
+const maxLog = 8 << 20
+
+// logger writes to stderr, or, under a launcher, to branch.log in the branch's directory.
+func (o *options) logger(stderr io.Writer) (hclog.Logger, func(), error) {
+	opts := &hclog.LoggerOptions{
+		Name: o.name, Level: hclog.LevelFromString(o.level), JSONFormat: o.format == "json", Output: stderr,
+	}
+	if !lifecycle.Supervised() || o.dataDir == "" {
+		return hclog.New(opts), func() {}, nil
+	}
+	dir := filepath.Join(o.dataDir, o.name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("data directory: %w", err)
+	}
+	path := filepath.Join(dir, "branch.log")
+	if info, err := os.Lstat(path); err == nil && info.Size() > maxLog {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, nil, fmt.Errorf("log: %w", err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the branch's own directory
+	if err != nil {
+		return nil, nil, fmt.Errorf("log: %w", err)
+	}
+	opts.Output, opts.JSONFormat, opts.Name = f, true, ""
+	return hclog.New(opts), func() { _ = f.Close() }, nil
 }
 
 // parse reads the command line. Done tells that help or version was asked for and printed.
@@ -102,6 +161,7 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	interval := fs.String("interval", "", "longest wait between two transfers, such as 500ms; 0 is as fast as it can (default 5s, or interval_ms)")
 	amount := fs.String("amount", "1%-5%", "money of a transfer: 1, 1-10, or a share of the first balance")
 	delay := fs.String("link-delay", "0", "hold each transfer and marker on its way, such as 50ms-250ms")
+	fs.StringVar(&o.dataDir, "data-dir", "", "directory that holds one directory per branch; a supervised branch logs there")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	fs.StringVar(&o.format, "log-format", "text", "text or json")
@@ -135,11 +195,12 @@ func (o *options) set(args []string, interval, amount, delay string) (err error)
 		return fmt.Errorf("a name and a port are needed, and at most an interval_ms besides: got %d arguments", len(args))
 	}
 	o.name = args[0]
-	port, err := strconv.ParseUint(args[1], 10, 16)
-	if err != nil || port == 0 {
-		return fmt.Errorf("port %q is not between 1 and 65535", args[1])
+	if err := roster.CheckName(o.name); err != nil {
+		return err
 	}
-	o.port = uint16(port)
+	if o.port, err = roster.ParsePort(args[1]); err != nil {
+		return err
+	}
 	o.interval = 5 * time.Second
 	if len(args) == 3 {
 		ms, err := strconv.ParseUint(args[2], 10, 31)

@@ -1,0 +1,101 @@
+package supervise
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// A supervised child logs to a file, not to its launcher: a full pipe would block it, and a broken
+// one kill it. The launcher reads the file after it and gives the lines out with their levels.
+
+const (
+	tailEvery = 100 * time.Millisecond
+	tailBytes = 64 << 10 // read at a time; a longer line is given out in pieces
+)
+
+type tail struct {
+	done chan struct{}
+	wg   sync.WaitGroup
+}
+
+// tailLog follows a file from its present end.
+func tailLog(path string, logger hclog.Logger) *tail {
+	t := &tail{done: make(chan struct{})}
+	var from int64
+	if info, err := os.Stat(path); err == nil {
+		from = info.Size()
+	}
+	t.wg.Go(func() {
+		for {
+			select {
+			case <-time.After(tailEvery):
+				from = readLog(path, from, logger)
+			case <-t.done:
+				readLog(path, from, logger)
+				return
+			}
+		}
+	})
+	return t
+}
+
+// stop reads what is left.
+func (t *tail) stop() {
+	close(t.done)
+	t.wg.Wait()
+}
+
+// readLog gives out the whole lines after an offset and returns the new offset.
+func readLog(path string, from int64, logger hclog.Logger) int64 {
+	f, err := os.Open(path) //nolint:gosec // a child's log
+	if err != nil {
+		return from
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() < from {
+		from = 0 // the child has begun a new file
+	}
+	buf := make([]byte, tailBytes)
+	for {
+		n, _ := f.ReadAt(buf, from)
+		end := bytes.LastIndexByte(buf[:n], '\n') + 1
+		if end == 0 && n == len(buf) {
+			end = n
+		}
+		if end == 0 {
+			return from
+		}
+		for line := range bytes.Lines(buf[:end]) {
+			giveOut(bytes.TrimSpace(line), logger)
+		}
+		from += int64(end)
+	}
+}
+
+// giveOut logs a line of hclog's JSON form at its own level; anything else as it is.
+func giveOut(line []byte, logger hclog.Logger) {
+	var fields map[string]any
+	if len(line) == 0 {
+		return
+	}
+	if json.Unmarshal(line, &fields) != nil {
+		logger.Info(string(line))
+		return
+	}
+	level, _ := fields["@level"].(string)
+	message, _ := fields["@message"].(string)
+	var pairs []any
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		if key != "" && key[0] != '@' {
+			pairs = append(pairs, key, fields[key])
+		}
+	}
+	logger.Log(hclog.LevelFromString(level), message, pairs...)
+}

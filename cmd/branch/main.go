@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cutbank/internal/branch"
+	"cutbank/internal/journal"
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
@@ -54,10 +55,17 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "branch:", err)
-	if errors.As(err, &errUsage{}) {
-		os.Exit(exitUsage)
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	switch held := (*lifecycle.HeldError)(nil); {
+	case errors.As(err, &errUsage{}):
+		return exitUsage
+	case errors.As(err, &held):
+		return lifecycle.ExitLocked
 	}
-	os.Exit(exitFailure)
+	return exitFailure
 }
 
 // options are the command line.
@@ -70,6 +78,7 @@ type options struct {
 	delay    link.Delay
 	seed     uint64
 	dataDir  string
+	sync     journal.Sync
 	level    string
 	format   string
 }
@@ -84,6 +93,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer closeLog()
+	books, closeBooks, err := o.journal()
+	if err != nil {
+		return err
+	}
+	defer closeBooks()
 	listener, err := net.Listen("tcp", net.JoinHostPort(o.listen, strconv.Itoa(int(o.port))))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is in use: stop what listens there or choose another port", o.port)
@@ -93,18 +107,57 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	health := lifecycle.NewHealth()
 	b, err := branch.New(branch.Config{
 		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed,
-		Health: health, Logger: logger,
+		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
-	logger.Info("branch listens", "address", listener.Addr().String(), "books", "in memory: they end with this process")
+	kept := "in memory: they end with this process (--data-dir keeps them)"
+	if o.dataDir != "" {
+		kept = filepath.Join(o.dataDir, o.name) + ", sync=" + o.sync.String()
+	}
+	logger.Info("branch listens", "address", listener.Addr().String(), "books", kept)
 	if lifecycle.Supervised() {
 		var stop context.CancelFunc
 		ctx, stop = supervised(ctx, health)
 		defer stop()
 	}
-	return b.Run(ctx)
+	if err := b.Run(ctx); err != nil {
+		logger.Error("branch failed", "err", err)
+		return failure(err)
+	}
+	return nil
+}
+
+// failure adds what the user can do to an error of the disk.
+func failure(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("disk full: make space and start the branch again, nothing is lost: %w", err)
+	}
+	return err
+}
+
+// journal opens the branch's directory, locked, or none: then the books are in memory.
+func (o *options) journal() (branch.Journal, func(), error) {
+	if o.dataDir == "" {
+		return branch.Memory{}, func() {}, nil
+	}
+	dir := filepath.Join(o.dataDir, o.name)
+	release, err := lifecycle.Lock(dir, "lock")
+	if err != nil {
+		return nil, nil, err
+	}
+	fs, err := journal.Dir(dir)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	j, err := journal.Open(fs, journal.Config{Sync: o.sync})
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return j, func() { _ = j.Close(); release() }, nil
 }
 
 // supervised serves health to the launcher; the context ends when the launcher does.
@@ -161,7 +214,8 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	interval := fs.String("interval", "", "longest wait between two transfers, such as 500ms; 0 is as fast as it can (default 5s, or interval_ms)")
 	amount := fs.String("amount", "1%-5%", "money of a transfer: 1, 1-10, or a share of the first balance")
 	delay := fs.String("link-delay", "0", "hold each transfer and marker on its way, such as 50ms-250ms")
-	fs.StringVar(&o.dataDir, "data-dir", "", "directory that holds one directory per branch; a supervised branch logs there")
+	fs.StringVar(&o.dataDir, "data-dir", "", "directory that holds a directory of this branch's name: its books survive (default: in memory)")
+	sync := fs.String("sync", "always", "always: money survives power loss; os: it survives kill -9")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	fs.StringVar(&o.format, "log-format", "text", "text or json")
@@ -184,7 +238,10 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	case *verbose:
 		o.level = "debug"
 	}
-	if err := o.set(fs.Args(), *interval, *amount, *delay); err != nil {
+	if o.sync, err = journal.ParseSync(*sync); err == nil {
+		err = o.set(fs.Args(), *interval, *amount, *delay)
+	}
+	if err != nil {
 		return o, false, errUsage{fmt.Errorf("%w: see ./branch --help", err)}
 	}
 	return o, false, nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/controller"
+	"cutbank/internal/journal"
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
 )
@@ -217,4 +219,104 @@ func TestRestoreOpensWithMoneyInTransit(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// durable is a branch that is stopped and started again on its directory and its port.
+type durable struct {
+	t       *testing.T
+	dir     string
+	roster  roster.Branch
+	stop    context.CancelFunc
+	stopped chan struct{}
+}
+
+func (d *durable) start() {
+	d.t.Helper()
+	l, err := net.Listen("tcp", d.roster.Addr())
+	for errors.Is(err, syscall.EADDRINUSE) { // by a connection that was given the free port as its own
+		time.Sleep(time.Millisecond)
+		l, err = net.Listen("tcp", d.roster.Addr())
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.roster.Port = uint16(l.Addr().(*net.TCPAddr).Port)
+	fs, err := journal.Dir(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	j, err := journal.Open(fs, journal.Config{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	b, err := branch.New(branch.Config{
+		Name: d.roster.Name, Listener: l, Interval: time.Millisecond, Journal: j, Durable: true, Logger: hclog.NewNullLogger(),
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop, d.stopped = stop, make(chan struct{})
+	go func() {
+		defer close(d.stopped)
+		if err := errors.Join(b.Run(ctx), j.Close()); err != nil {
+			d.t.Error(err)
+		}
+	}()
+}
+
+func (d *durable) end() { d.stop(); <-d.stopped }
+
+// A branch goes and comes back ten times while snapshots are taken: those in progress complete,
+// and all are exact.
+func TestSnapshotsOutliveTheirBranches(t *testing.T) {
+	t.Parallel()
+	const restarts = 10
+	r := roster.Roster{File: "branches.txt"}
+	var all []*durable
+	for i := range 3 {
+		d := &durable{t: t, dir: t.TempDir(), roster: roster.Branch{Name: fmt.Sprintf("branch%d", i+1), Host: "127.0.0.1", Line: i + 1}}
+		d.start()
+		t.Cleanup(func() { d.end() })
+		all = append(all, d)
+		r.Branches = append(r.Branches, d.roster)
+	}
+	cfg := config(r, 3000, t.TempDir())
+	cfg.SnapshotInterval = time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	complete := make(chan uint64, 1)
+	cfg.OnEvent = func(e controller.Event) {
+		switch e := e.(type) {
+		case controller.SnapshotComplete:
+			select {
+			case complete <- e.Record.SnapshotID:
+			default:
+			}
+		case controller.SnapshotIncomplete:
+			if ctx.Err() == nil {
+				t.Errorf("%s (%s)", e.Record.Line(), e.Reason)
+			}
+		}
+	}
+	c, err := controller.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range restarts {
+		<-complete
+		d := all[i%len(all)]
+		d.end()
+		d.start()
+		<-complete // it may be of before
+		<-complete
+	}
+	stop()
+	running.Wait()
 }

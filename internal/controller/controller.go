@@ -28,6 +28,7 @@ import (
 )
 
 const (
+	connecting   = "connecting" // the reason until a first dial has failed
 	tickEvery    = 20 * time.Millisecond
 	waitingEvery = 100 * time.Millisecond
 	pollEvery    = 500 * time.Millisecond
@@ -97,7 +98,7 @@ func New(cfg Config) (*Controller, error) {
 		settings: cfg.Settings, rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{},
 	}
 	for i, b := range cfg.Roster.Branches {
-		c.peers = append(c.peers, &peer{index: i, branch: b, reason: "not dialled yet"})
+		c.peers = append(c.peers, &peer{index: i, branch: b, reason: connecting})
 	}
 	c.publish()
 	if err := c.load(); err != nil {

@@ -29,7 +29,7 @@ func (c *Controller) onChallenge(p *peer, s *session, challenge *bankpb.Challeng
 
 func (c *Controller) onDisconnect(p *peer, err error) {
 	was := p.proved
-	if p.session != nil || p.reason == "" || p.reason == "not dialled yet" {
+	if p.session != nil || p.reason == "" || p.reason == connecting {
 		p.since = time.Now()
 	}
 	if p.session != nil && p.reason != "" {

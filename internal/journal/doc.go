@@ -42,8 +42,9 @@
 //	            write seal to the one before, sync, close it
 //	checkpoint  create .tmp, write, sync, rename, sync directory,
 //	            remove older segments and checkpoints, sync directory
-//	recovery    read everything; sync directory, remove leftovers, sync directory,
-//	            write the last record again and zeros over a torn one, sync
+//	recovery    read everything; write the last record again and zeros over a torn
+//	            one; sync every file that was read; sync directory, remove
+//	            leftovers, sync directory
 //
 // # Torn or corrupt
 //

@@ -40,8 +40,11 @@ func (j *Journal) adopt(s *survey) error {
 	if s.report.Checkpoint != nil {
 		j.checkpoint = s.report.Checkpoint.File
 	}
-	// A name may have been seen that is not durable yet; nothing that it
-	// replaces is removed before it is.
+	// What was read may not be durable yet: written in the mode OS, or by a
+	// process that died before its sync. Nothing is removed before it is.
+	if err := j.secure(s); err != nil {
+		return err
+	}
 	if s.found || len(s.useless) > 0 {
 		if err := j.syncDir(); err != nil {
 			return err
@@ -50,21 +53,36 @@ func (j *Journal) adopt(s *survey) error {
 	if err := j.remove(s.useless); err != nil {
 		return err
 	}
-	for _, p := range s.patches {
-		if err := j.apply(p); err != nil {
-			return err
-		}
-	}
 	return j.openLast(s)
 }
 
-func (j *Journal) apply(p patch) error {
-	name := segmentName(p.segment)
+// secure syncs every file that was read, and writes the patches.
+func (j *Journal) secure(s *survey) error {
+	if j.checkpoint != "" {
+		if err := j.syncFile(j.checkpoint, patch{}); err != nil {
+			return err
+		}
+	}
+	for _, first := range s.segments {
+		if err := j.syncFile(segmentName(first), s.patches[first]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *Journal) syncFile(name string, p patch) error {
 	f, err := j.fs.Open(name)
 	if err != nil {
 		return failed("open", name, err)
 	}
-	return errors.Join(j.writeSync(f, name, p.bytes, p.off), failed("close", name, f.Close()))
+	if len(p.bytes) > 0 {
+		err = j.write(f, name, p.bytes, p.off)
+	}
+	if err == nil {
+		err = j.sync(f, name)
+	}
+	return errors.Join(err, failed("close", name, f.Close()))
 }
 
 func (j *Journal) openLast(s *survey) error {

@@ -30,9 +30,9 @@ type survey struct {
 	next     uint64 // index of the next commit
 	from     uint64 // first commit after the checkpoint
 	segments []uint64
-	end      int64    // of the last segment: where the next record goes
-	patches  []patch  // to be written before the first commit
-	useless  []string // files to be removed
+	end      int64            // of the last segment: where the next record goes
+	patches  map[uint64]patch // by segment, to be written before the first commit
+	useless  []string         // files to be removed
 	buf      []byte
 }
 
@@ -40,13 +40,12 @@ type survey struct {
 // a process that died, or a sync that failed, may have left it in the page cache
 // only; and zeros over a torn one.
 type patch struct {
-	segment uint64
-	off     int64
-	bytes   []byte
+	off   int64
+	bytes []byte
 }
 
 func newSurvey(fs FS, v visitor) *survey {
-	return &survey{fs: fs, visit: v, table: castagnoli(), next: 1, from: 1}
+	return &survey{fs: fs, visit: v, table: castagnoli(), next: 1, from: 1, patches: map[uint64]patch{}}
 }
 
 func (s *survey) run() error {
@@ -199,20 +198,16 @@ func (s *survey) readSegment(i int) (bool, error) {
 // patch notes what of the segment has to be written again. Only the last record
 // of all can be other than durable, since each is synced before the next.
 func (s *survey) patch(r *segmentReader) {
+	p := patch{off: r.off}
 	if r.lastRecord > 0 {
-		s.patches = []patch{{r.first, r.lastRecord, bytes.Clone(r.data[r.lastRecord:r.off])}}
+		clear(s.patches)
+		p = patch{r.lastRecord, bytes.Clone(r.data[r.lastRecord:r.off])}
 	}
-	if r.torn == 0 {
-		return
+	if r.torn > 0 {
+		s.report.Torn = &TornReport{File: r.name, Offset: r.off, Bytes: r.torn}
+		p.bytes = append(p.bytes, make([]byte, r.torn)...)
 	}
-	zeros := make([]byte, r.torn)
-	s.report.Torn = &TornReport{File: r.name, Offset: r.off, Bytes: r.torn}
-	if r.lastRecord > 0 {
-		p := &s.patches[len(s.patches)-1]
-		p.bytes = append(p.bytes, zeros...)
-		return
-	}
-	s.patches = append(s.patches, patch{r.first, r.off, zeros})
+	s.patches[r.first] = p
 }
 
 // load reads a segment and checks its header.

@@ -375,6 +375,19 @@ type file struct {
 	life int
 }
 
+// step is fs.step for a file, under the name that it has now.
+func (h *file) step(s Step) (err error, begun bool) {
+	if h.fs.Trace != nil {
+		s.Name = h.name
+		for name, n := range h.fs.names {
+			if n == h.node {
+				s.Name = name
+			}
+		}
+	}
+	return h.fs.step(s)
+}
+
 // alive answers for handles that were open at a crash.
 func (h *file) alive() error {
 	if h.life != h.fs.life || h.node == nil {
@@ -405,7 +418,7 @@ func (h *file) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	fault := h.fs.Fault
-	err, begun := h.fs.step(Step{Op: OpWrite, Name: h.name, Off: off, Bytes: len(p)})
+	err, begun := h.step(Step{Op: OpWrite, Off: off, Bytes: len(p)})
 	if !begun {
 		if h.fs.crashed {
 			return 0, err
@@ -430,7 +443,7 @@ func (h *file) Sync() error {
 	if err := h.alive(); err != nil {
 		return err
 	}
-	err, begun := h.fs.step(Step{Op: OpSync, Name: h.name})
+	err, begun := h.step(Step{Op: OpSync})
 	if h.fs.crashed {
 		return err
 	}

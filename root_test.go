@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-var programs = [...]string{"launcher", "branch", "controller"} //nolint:gochecknoglobals // constant
+var programs = [...]string{"launcher", "branch", "controller"}
 
 // program is each program of the small module: it prints its version, pid, directory and arguments.
 const program = `package main

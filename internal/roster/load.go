@@ -26,7 +26,7 @@ func Load(path string) (Roster, error) {
 	if err != nil {
 		return Roster{}, loadError(path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	content, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 	if err != nil {
 		return Roster{}, loadError(path, err)

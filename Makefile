@@ -1,0 +1,75 @@
+# Building and testing need Go alone; race needs a C compiler besides.
+# The other tools are pinned in tools/go.mod and built on first use, which takes minutes.
+
+TOOL := go tool -modfile=tools/go.mod
+# What make check and .ci/run do, one target after another.
+CHECKS := test race fuzz vet-darwin lint generated
+# Packages whose tests run under the race detector.
+CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
+TESTFLAGS ?=
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## bin/launcher, bin/branch, bin/controller, as the scripts at the root do
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -buildvcs=false -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## all tests: Go and git are enough
+	CGO_ENABLED=0 go test $(TESTFLAGS) ./...
+
+.PHONY: race
+race: ## the tests of internal/ under the race detector (needs a C compiler)
+	go test -short -race $(CORE)
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: vet-darwin
+vet-darwin: ## that macOS compiles it too
+	GOOS=darwin CGO_ENABLED=0 go vet ./...
+
+.PHONY: lint
+lint: ## the linters of .golangci.yml, among them the directions of imports
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: fmt
+fmt: ## gofumpt and the order of imports
+	$(TOOL) golangci-lint fmt ./...
+
+.PHONY: gen
+gen: ## proto/bankpb from proto/bank.proto
+	$(TOOL) buf generate
+
+.PHONY: tidy
+tidy: ## go.mod and go.sum, of the tools too
+	go mod tidy
+	cd tools && go mod tidy
+
+.PHONY: generated
+generated: ## fails when gen or tidy would change something
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(TOOL) buf lint && $(TOOL) buf generate -o "$$dir" && diff -r "$$dir/proto/bankpb" proto/bankpb
+	go mod tidy -diff
+
+.PHONY: check
+check: $(CHECKS) ## everything that CI runs
+	@git status --short
+
+.PHONY: checks
+checks:
+	@echo $(CHECKS)
+
+.PHONY: clean
+clean: ## removes bin/; banks in data/ stay
+	rm -rf bin

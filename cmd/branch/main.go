@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -277,21 +276,6 @@ func (o *options) set(args []string, interval, amount, delay string) (err error)
 	if hclog.LevelFromString(o.level) == hclog.NoLevel || (o.format != "text" && o.format != "json") {
 		return fmt.Errorf("log level %q or format %q is not one of those in --help", o.level, o.format)
 	}
-	o.delay, err = parseDelay(delay)
+	o.delay, err = link.ParseDelay(delay)
 	return err
-}
-
-// parseDelay reads "0", "50ms" or "50ms-250ms".
-func parseDelay(s string) (d link.Delay, err error) {
-	low, high, ranged := strings.Cut(s, "-")
-	if !ranged {
-		high = low
-	}
-	var err1, err2 error
-	d.Min, err1 = time.ParseDuration(low)
-	d.Max, err2 = time.ParseDuration(high)
-	if err1 != nil || err2 != nil || d.Min < 0 || d.Max < d.Min || d.Max > time.Minute {
-		return d, fmt.Errorf("link delay %q is not a range such as 50ms-250ms, at most 1m", s)
-	}
-	return d, nil
 }

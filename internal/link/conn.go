@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,24 @@ const MaxDelivery = 4096
 
 // Delay holds each item on its way for a random time between Min and Max, in order. Zero is none.
 type Delay struct{ Min, Max time.Duration }
+
+// MaxDelay bounds a Delay.
+const MaxDelay = time.Minute
+
+// ParseDelay reads "0", "50ms" or "50ms-250ms".
+func ParseDelay(s string) (d Delay, err error) {
+	low, high, ranged := strings.Cut(s, "-")
+	if !ranged {
+		high = low
+	}
+	var err1, err2 error
+	d.Min, err1 = time.ParseDuration(low)
+	d.Max, err2 = time.ParseDuration(high)
+	if err1 != nil || err2 != nil || d.Min < 0 || d.Max < d.Min || d.Max > MaxDelay {
+		return d, fmt.Errorf("link delay %q is not a time such as 50ms or a range such as 50ms-250ms, at most %s", s, MaxDelay)
+	}
+	return d, nil
+}
 
 // Delivery is what a connection brought: one of its fields besides Conn, or Items and Ack together.
 type Delivery struct {

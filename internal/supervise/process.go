@@ -22,8 +22,8 @@ const (
 	checkEvery = 250 * time.Millisecond
 	checkLimit = 250 * time.Millisecond
 	maxMisses  = 3
-	// punctual bounds how late the launcher's own timer may be for a miss to count.
-	punctual = 100 * time.Millisecond
+	// maxLate bounds how late the launcher's own timer may be for a miss to count.
+	maxLate = 100 * time.Millisecond
 )
 
 // exitLocked is a child's exit code when its directory is in use (EX_TEMPFAIL).
@@ -92,52 +92,55 @@ func (p *process) watch(ctx context.Context, remote *lifecycle.Remote) (stop boo
 			return false
 		case <-tick.C:
 		}
-		late := time.Since(last) > every+punctual
-		last = time.Now()
-		if remote.Check(ctx, lifecycle.ServiceReady, checkLimit) {
+		punctual := time.Since(last) < every+maxLate
+		switch seen := p.check(ctx, remote); {
+		case seen != Suspect:
 			misses = 0
-			if state != Ready {
-				state = p.becameReady()
-				every = checkEvery
-				tick.Reset(every)
+			if seen == Ready && state != Ready {
+				p.becameReady()
 			}
-			continue
-		}
-		if !remote.Check(ctx, lifecycle.ServiceAlive, checkLimit) {
-			if !late {
-				misses++
+			state = seen
+		case punctual:
+			misses++
+			if misses >= maxMisses {
+				p.cfg.Logger.Warn("child hangs, killing it", "child", p.child.Name, "pid", p.pid, "missed_checks", misses)
+				_ = syscall.Kill(p.pid, syscall.SIGKILL)
+				<-remote.Exited
+				return false
 			}
-		} else {
-			misses = 0
-			continue
+			if misses == 1 {
+				state = Suspect
+				p.tell(p.event(Suspect))
+			}
 		}
-		if misses >= maxMisses {
-			p.cfg.Logger.Warn("branch hung", "branch", p.child.Name, "pid", p.pid, "missed_checks", misses)
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-			<-remote.Exited
-			return false
-		}
-		if misses == 1 {
-			state = Suspect
-			p.tell(p.event(Suspect))
-		}
-		if every != checkEvery {
+		if state != Running && every != checkEvery {
 			every = checkEvery
 			tick.Reset(every)
 		}
+		last = time.Now()
 	}
 }
 
-func (p *process) becameReady() State {
+// check asks the process how it is: Ready, Running or Suspect.
+func (p *process) check(ctx context.Context, remote *lifecycle.Remote) State {
+	if remote.Check(ctx, lifecycle.ServiceReady, checkLimit) {
+		return Ready
+	}
+	if remote.Check(ctx, lifecycle.ServiceAlive, checkLimit) {
+		return Running
+	}
+	return Suspect
+}
+
+func (p *process) becameReady() {
+	e := p.event(Ready)
 	if p.readyAt.IsZero() {
 		p.readyAt = time.Now()
-	}
-	e := p.event(Ready)
-	if !p.diedAt.IsZero() {
-		e.Down = p.readyAt.Sub(p.diedAt)
+		if !p.diedAt.IsZero() {
+			e.Down = p.readyAt.Sub(p.diedAt)
+		}
 	}
 	p.tell(e)
-	return Ready
 }
 
 // terminate asks the process to end, and kills it when it does not.

@@ -1,11 +1,15 @@
 package journal_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"cutbank/internal/journal"
 	"cutbank/internal/journal/simfs"
@@ -62,6 +66,9 @@ func benchCommits(b *testing.B, fs journal.FS, cfg journal.Config, records int) 
 		if err := j.Commit(events); err != nil {
 			b.Fatal(err)
 		}
+		if err := j.Prepare(); err != nil {
+			b.Fatal(err)
+		}
 		if j.SinceCheckpoint() > 64<<20 {
 			if err := j.Checkpoint(events[:1]); err != nil {
 				b.Fatal(err)
@@ -84,6 +91,41 @@ func BenchmarkCommit(b *testing.B) {
 				benchCommits(b, benchDir(b), cfg, records)
 			})
 		}
+	}
+}
+
+// BenchmarkSegmentChange is commits of 32 KiB: what Prepare does to the slowest.
+func BenchmarkSegmentChange(b *testing.B) {
+	for _, prepare := range []bool{false, true} {
+		b.Run(fmt.Sprintf("prepare=%v", prepare), func(b *testing.B) {
+			j, err := journal.Open(benchDir(b), benchConfig(b))
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := j.Recover(nil, nil); err != nil {
+				b.Fatal(err)
+			}
+			events := bytes.Repeat([]byte{7}, 32<<10)
+			var times []time.Duration
+			for b.Loop() {
+				start := time.Now()
+				if err := j.Commit(events); err != nil {
+					b.Fatal(err)
+				}
+				times = append(times, time.Since(start))
+				if prepare {
+					if err := j.Prepare(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			slices.Sort(times)
+			b.ReportMetric(float64(times[len(times)*995/1000].Microseconds()), "p99.5-us")
+			b.ReportMetric(float64(times[len(times)-1].Microseconds()), "max-us")
+			if err := errors.Join(j.Checkpoint(nil), j.Close()); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }
 

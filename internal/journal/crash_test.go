@@ -17,7 +17,7 @@ import (
 // is larger than a segment, checkpoints, a second life. It returns at the first
 // error; m.n is then how many commits were acknowledged.
 func scenario(fs journal.FS, cfg journal.Config, m *model) error {
-	for range 2 {
+	for life := range 2 {
 		var next model
 		j, err := open(fs, cfg, &next)
 		if next.n > m.n || err == nil {
@@ -36,6 +36,12 @@ func scenario(fs journal.FS, cfg journal.Config, m *model) error {
 				continue
 			}
 			if err := commit(j, m); err != nil {
+				return err
+			}
+			if life == 0 {
+				continue
+			}
+			if err := j.Prepare(); err != nil {
 				return err
 			}
 		}
@@ -76,6 +82,14 @@ func TestOrderOfWrites(t *testing.T) {
 	mustCommit(t, j, &m, 1)
 	say("commits, until the segment is full")
 	mustCommit(t, j, &m, 4)
+	say("preparing the next segment, bit by bit")
+	for range 20 {
+		if err := j.Prepare(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("commits, until the segment is full")
+	mustCommit(t, j, &m, 3)
 	say("checkpoint")
 	if err := j.Checkpoint(m.state()); err != nil {
 		t.Fatal(err)

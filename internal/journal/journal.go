@@ -16,9 +16,6 @@ const MaxCommit = 16 << 20
 // maxCheckpoint is the most bytes that a checkpoint may have.
 const maxCheckpoint = 1 << 30
 
-// fillBytes is how much is zeroed in one write.
-const fillBytes = 256 << 10
-
 // Sync says when a commit counts as durable.
 type Sync uint8
 
@@ -116,6 +113,7 @@ type Journal struct {
 	checkpoint string // the newest one's name, "" without one
 	buf        []byte // a commit's record
 	zeros      []byte
+	spare      *blank // the segment after cur, as far as Prepare made it; may be nil
 	stats      Stats
 }
 
@@ -192,65 +190,6 @@ func (j *Journal) append(events []byte) error {
 	return nil
 }
 
-// change goes on in a new segment, then seals the one before, so that the loss
-// of the new one would be noticed.
-func (j *Journal) change(size int64) error {
-	before, name := j.cur, j.name
-	cur, err := j.newSegment(size)
-	if err != nil {
-		return err
-	}
-	j.cur, j.name = cur, segmentName(j.next)
-	j.old = append(j.old, name)
-	seal := appendRecord(j.buf[:0], j.table, j.seed, j.next, nil)
-	if err := errors.Join(j.writeSync(before, name, seal, j.off), failed("close", name, before.Close())); err != nil {
-		return err
-	}
-	j.off, j.size = headerBytes, size
-	return nil
-}
-
-// newSegment makes the segment that starts with the next commit: zeros to its
-// full length and the header, synced under a temporary name, renamed, and the
-// name made durable.
-func (j *Journal) newSegment(size int64) (File, error) {
-	name := segmentName(j.next)
-	temp := name + tempSuffix
-	f, err := j.fs.Create(temp)
-	if err != nil {
-		return nil, failed("create", temp, err)
-	}
-	err = j.fill(f, temp, size)
-	if err == nil {
-		err = j.publish(temp, name)
-	}
-	if err != nil {
-		return nil, errors.Join(err, failed("close", temp, f.Close()))
-	}
-	return f, nil
-}
-
-func (j *Journal) fill(f File, name string, size int64) error {
-	if j.zeros == nil {
-		j.zeros = make([]byte, min(j.cfg.SegmentBytes, fillBytes))
-	}
-	for off := int64(headerBytes); off < size; off += int64(len(j.zeros)) {
-		if err := j.write(f, name, j.zeros[:min(int64(len(j.zeros)), size-off)], off); err != nil {
-			return err
-		}
-	}
-	h := header{id: j.id, index: j.next, size: uint64(size)}
-	return j.writeSync(f, name, h.append(nil, segmentMagic), 0)
-}
-
-// publish gives a complete and synced file its final name, durably.
-func (j *Journal) publish(temp, name string) error {
-	if err := j.fs.Rename(temp, name); err != nil {
-		return failed("rename", temp, err)
-	}
-	return j.syncDir()
-}
-
 // Checkpoint stores the state after the last commit; a recovery starts from it.
 // It removes the segments before. It does not keep the slice.
 func (j *Journal) Checkpoint(state []byte) error {
@@ -310,7 +249,10 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	err := failed("close", j.name, j.cur.Close())
-	j.cur = nil
+	if j.spare != nil {
+		err = errors.Join(err, failed("close", j.spare.name, j.spare.Close()))
+	}
+	j.cur, j.spare = nil, nil
 	if j.err == nil {
 		j.err = ErrClosed
 	}

@@ -39,7 +39,7 @@ func (o *options) takeDirectory(out *controller.Output) (unlock func(), err erro
 		if err != nil {
 			return nil, &controller.UsageError{Err: err}
 		}
-		o.Config.Restore = &plan
+		o.Restore = &plan
 	}
 	aside, err := o.moveAside()
 	if err != nil {

@@ -210,19 +210,21 @@ func (e *engine[P]) position(i int, pos ledger.Position) error {
 		if e.barrier == 0 {
 			for j := range e.peers {
 				if e.peers[j].up {
-					e.control(j, readyMessage)
+					e.control(j, readyMessage())
 				}
 			}
 		}
 		return nil
 	}
 	if e.barrier == 0 {
-		e.control(i, readyMessage)
+		e.control(i, readyMessage())
 	}
 	return nil
 }
 
-var readyMessage = &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Ready{Ready: &bankpb.Ready{}}}
+func readyMessage() *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Ready{Ready: &bankpb.Ready{}}}
+}
 
 // peerReady notes that a peer takes items on its connection.
 func (e *engine[P]) peerReady(i int) {

@@ -39,7 +39,6 @@ type fakeBranch struct {
 
 	plan        *bankpb.Plan
 	roster      []string
-	plain       bool
 	durable     bool
 	share       uint64
 	settings    *bankpb.Settings

@@ -74,7 +74,7 @@ func eachLine(dir string, f func(line []byte) error) error {
 	if err != nil {
 		return fmt.Errorf("read the history of snapshots: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	r := bufio.NewReader(file)
 	for {
 		line, err := r.ReadBytes('\n')
@@ -114,8 +114,11 @@ func ReadSnapshot(dir string, id uint64) (Record, error) {
 	var found Record
 	err := eachLine(dir, func(line []byte) error {
 		var r Record
-		if json.Unmarshal(line, &r) != nil || r.SnapshotID != id {
-			return nil // of another snapshot, or torn
+		if torn := json.Unmarshal(line, &r); torn != nil {
+			return nil //nolint:nilerr // a line that was not finished holds no snapshot
+		}
+		if r.SnapshotID != id {
+			return nil
 		}
 		if found.Schema == "" || r.Status != Incomplete || found.Status == Incomplete {
 			found = r

@@ -250,7 +250,7 @@ func writePlan(dir string, p Plan) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // only still there after an error
+	defer func() { _ = os.Remove(f.Name()) }() // only still there after an error
 	_, err = f.Write(append(content, '\n'))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err

@@ -111,9 +111,12 @@ func sample() controller.Record {
 		Schema: controller.RecordSchema, SnapshotID: 10, Status: controller.Consistent, Total: 4000, InBranches: 3975, InTransit: 25, DurationMS: 1.84,
 		Branches: []controller.BranchRecord{{Name: "branch1", Balance: 1000}, {Name: "branch2", Balance: 1000}, {Name: "branch3", Balance: 1975}},
 		Channels: []controller.ChannelRecord{
-			{Src: "branch2", Dst: "branch1", Amount: 10}, {Src: "branch3", Dst: "branch1"},
-			{Src: "branch1", Dst: "branch2"}, {Src: "branch3", Dst: "branch2", Amount: 15},
-			{Src: "branch1", Dst: "branch3"}, {Src: "branch2", Dst: "branch3"},
+			{Src: "branch2", Dst: "branch1", Amount: 10},
+			{Src: "branch3", Dst: "branch1"},
+			{Src: "branch1", Dst: "branch2"},
+			{Src: "branch3", Dst: "branch2", Amount: 15},
+			{Src: "branch1", Dst: "branch3"},
+			{Src: "branch2", Dst: "branch3"},
 		},
 	}
 }

@@ -34,6 +34,8 @@ const usage = `Examples:
   ./branch branch1 9001                 one branch, at the assignment's pace
   ./branch branch1 9001 1000            at most 1000 ms between two transfers
   ./branch branch1 9001 --amount 1-10   other amounts
+  ./branch inspect DIR                  the books in a branch's directory, offline
+  ./branch verify DIR                   whether they can be read, whole
 
 Usage: ./branch <name> <port> [interval_ms] [flags]
 
@@ -83,6 +85,9 @@ type options struct {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) == 2 && (args[0] == "inspect" || args[0] == "verify") {
+		return readDirectory(args[0], args[1], stdout)
+	}
 	o, done, err := parse(args, stdout)
 	if err != nil || done {
 		return err

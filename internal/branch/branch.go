@@ -24,6 +24,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"cutbank/internal/journal"
 	"cutbank/internal/link"
 	"cutbank/proto/bankpb"
 )
@@ -37,6 +38,10 @@ type Journal interface {
 	Checkpoint(state []byte) error
 	// SinceCheckpoint is the bytes that a recovery would read besides the checkpoint.
 	SinceCheckpoint() int64
+	// Prepare does some of the work that a later commit would have to wait for. Its error is the next
+	// commit's too.
+	Prepare() error
+	Stats() journal.Stats
 	Close() error
 }
 
@@ -54,6 +59,12 @@ func (Memory) Checkpoint([]byte) error { return nil }
 
 // SinceCheckpoint is 0: nothing is ever to be read.
 func (Memory) SinceCheckpoint() int64 { return 0 }
+
+// Prepare does nothing.
+func (Memory) Prepare() error { return nil }
+
+// Stats are empty.
+func (Memory) Stats() journal.Stats { return journal.Stats{} }
 
 // Close does nothing.
 func (Memory) Close() error { return nil }
@@ -117,7 +128,8 @@ type Branch struct {
 	deliveries chan link.Delivery
 	requests   chan request
 	commits    chan commit
-	done       chan error
+	done       chan committed
+	stats      journal.Stats // after the last commit
 	inFlight   *batch[*link.Conn]
 	recovery   time.Duration
 }
@@ -126,6 +138,12 @@ type Branch struct {
 type commit struct {
 	events     []byte
 	checkpoint []byte // state after the events, or nil
+}
+
+// committed is the answer to a commit.
+type committed struct {
+	err   error
+	stats journal.Stats
 }
 
 // New recovers the books from the journal. Error: what the journal or the ledger finds wrong.
@@ -137,7 +155,7 @@ func New(cfg Config) (*Branch, error) {
 		cfg: cfg, engine: newEngine[*link.Conn](),
 		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount}, //nolint:gosec // not a secret
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
-		commits: make(chan commit, 1), done: make(chan error, 1),
+		commits: make(chan commit, 1), done: make(chan committed, 1),
 	}
 	began := time.Now()
 	if err := cfg.Journal.Recover(b.engine.ledger.Load, b.engine.ledger.Replay); err != nil {
@@ -211,12 +229,18 @@ func (b *Branch) journalLoop() {
 		if err == nil && c.checkpoint != nil {
 			err = b.cfg.Journal.Checkpoint(c.checkpoint)
 		}
-		b.done <- err
+		b.done <- committed{err, b.cfg.Journal.Stats()}
+		if err == nil {
+			_ = b.cfg.Journal.Prepare() // the next commit fails the same way
+		}
 	}
 }
 
 func (b *Branch) status() *bankpb.BranchMessage {
 	s := b.engine.status()
-	s.Journal = &bankpb.JournalStatus{RecoveryUs: uint64(b.recovery.Microseconds())} //nolint:gosec // a time
+	s.Journal = &bankpb.JournalStatus{
+		Commits: b.stats.Commits, Bytes: b.stats.Bytes, RecoveryUs: uint64(b.recovery.Microseconds()), //nolint:gosec // a time
+		SyncUsLog2: b.stats.SyncMicrosLog2[:], SyncUsSum: b.stats.SyncMicrosSum,
+	}
 	return statusMessage(s)
 }

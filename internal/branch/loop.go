@@ -29,10 +29,11 @@ func (b *Branch) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return b.finish()
-		case err := <-b.done:
-			if err != nil {
-				return err
+		case c := <-b.done:
+			if c.err != nil {
+				return c.err
 			}
+			b.stats = c.stats
 			b.letOut()
 		case d := <-deliveries:
 			now := time.Now().UnixMicro()
@@ -100,11 +101,11 @@ func (b *Branch) finish() error {
 	if b.inFlight == nil {
 		return nil
 	}
-	err := <-b.done
-	if err == nil {
+	c := <-b.done
+	if c.err == nil {
 		b.letOut()
 	}
-	return err
+	return c.err
 }
 
 func (b *Branch) healthy() {

@@ -102,11 +102,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer closeBooks()
-	listener, err := net.Listen("tcp", net.JoinHostPort(o.listen, strconv.Itoa(int(o.port))))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d is in use: stop what listens there or choose another port", o.port)
-	} else if err != nil {
-		return fmt.Errorf("can't listen: %w", err)
+	listener, err := lifecycle.Listen(net.JoinHostPort(o.listen, strconv.Itoa(int(o.port))))
+	if err != nil {
+		return errUsage{fmt.Errorf("%w: stop it or choose another port", err)}
 	}
 	health := lifecycle.NewHealth()
 	b, err := branch.New(branch.Config{

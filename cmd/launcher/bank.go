@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"cutbank/internal/controller"
@@ -73,6 +75,35 @@ func (o *options) moveAside() (string, error) {
 		}
 		return aside, nil
 	}
+}
+
+// portPatience is how long the branches of a launcher that was killed may take to be gone.
+const portPatience = 3 * time.Second
+
+// checkPorts finds out before anything is started whether the branches can listen.
+func (o *options) checkPorts(ctx context.Context) error {
+	began := time.Now()
+	for _, b := range o.Roster.Branches {
+		for {
+			l, err := lifecycle.Listen(b.Addr())
+			if err == nil {
+				_ = l.Close()
+				break
+			}
+			switch inUse := errors.Is(err, syscall.EADDRINUSE); {
+			case !inUse:
+				return &controller.UsageError{Err: fmt.Errorf("%s:%d: %w", o.Roster.File, b.Line, err)}
+			case time.Since(began) > portPatience:
+				return &controller.UsageError{Err: fmt.Errorf("%w: stop it or edit %s line %d", err, o.Roster.File, b.Line)}
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
 }
 
 // children are the branches' processes: the program beside this one.

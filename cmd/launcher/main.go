@@ -98,6 +98,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer func() { unlock() }()
+	if err := o.checkPorts(ctx); err != nil {
+		return err
+	}
 	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; first snapshot after 1s, then every %s",
 		*o.Settings.Interval, o.linkDelay.Min, o.linkDelay.Max, o.sync, o.SnapshotInterval)
 	return o.runBank(ctx, out)

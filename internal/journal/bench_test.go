@@ -15,14 +15,15 @@ import (
 	"cutbank/internal/journal/simfs"
 )
 
-// benchDir is a directory on a real disk: BENCH_DIR, or the package's own.
+// benchDir is a directory on a real disk: in BENCH_DIR, or the package's own,
+// since the usual temporary directory may be in memory.
 func benchDir(b *testing.B) journal.FS {
 	b.Helper()
 	root := os.Getenv("BENCH_DIR")
 	if root == "" {
 		root = "."
 	}
-	dir, err := os.MkdirTemp(root, "bench-")
+	dir, err := os.MkdirTemp(root, "bench-") //nolint:usetesting // must be on a real disk
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -49,6 +50,7 @@ func benchConfig(b *testing.B) journal.Config {
 }
 
 func benchCommits(b *testing.B, fs journal.FS, cfg journal.Config, records int) {
+	b.Helper()
 	j, err := journal.Open(fs, cfg)
 	if err != nil {
 		b.Fatal(err)

@@ -293,10 +293,10 @@ func TestAFailureStays(t *testing.T) {
 		fs.Fault = simfs.Fault{}
 		steps := fs.Steps()
 		for range 3 {
-			if again := commit(j, &m); again != err {
+			if again := commit(j, &m); !errors.Is(again, err) {
 				t.Errorf("commit after a failed %s: %v", first, again)
 			}
-			if again := j.Checkpoint(nil); again != err {
+			if again := j.Checkpoint(nil); !errors.Is(again, err) {
 				t.Errorf("checkpoint after a failed %s: %v", first, again)
 			}
 		}

@@ -113,6 +113,13 @@ func TestTableOfDamage(t *testing.T) {
 				return b
 			})
 		}, journal.ErrCorrupt, seg9, -1},
+		{"a seal gone, and the next segment's header damaged", history, func(fs *simfs.FS) {
+			damage(fs, seg5, func(b []byte) []byte { clear(b[424:]); return b })
+			damage(fs, seg9, flip(24))
+		}, journal.ErrCorrupt, seg9, 0},
+		{"a seal gone", history, func(fs *simfs.FS) {
+			damage(fs, seg5, func(b []byte) []byte { clear(b[424:]); return b })
+		}, journal.ErrCorrupt, seg5, 424},
 		{"the first segment gone", history, func(fs *simfs.FS) { fs.Put(seg1, nil) }, journal.ErrMissing, seg1, 0},
 		{"a middle segment gone", history, func(fs *simfs.FS) { fs.Put(seg5, nil) }, journal.ErrMissing, seg5, 0},
 		{"the last segment gone", history, func(fs *simfs.FS) { fs.Put(seg9, nil) }, journal.ErrMissing, seg9, 0},
@@ -358,7 +365,7 @@ func TestVerifyReports(t *testing.T) {
 	before := contents(t, fs)
 	var state, commits int
 	report, err := journal.Verify(fs,
-		func(last uint64, b []byte) error { state++; return nil },
+		func(uint64, []byte) error { state++; return nil },
 		func(index uint64, b []byte) error {
 			commits++
 			if index != 7 || !bytes.Equal(b, event(7)) {

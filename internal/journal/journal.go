@@ -237,7 +237,7 @@ func (j *Journal) writeCheckpoint(state []byte) error {
 }
 
 // SinceCheckpoint is how many bytes were committed after the newest checkpoint,
-// those that were recovered included.
+// those that were recovered included. It may be called while Prepare is under way.
 func (j *Journal) SinceCheckpoint() int64 { return j.since }
 
 // Stats returns a copy of the counters.

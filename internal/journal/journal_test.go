@@ -278,8 +278,12 @@ func TestLargeCommits(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	for _, cfg := range []journal.Config{
-		{SegmentBytes: 8}, {SegmentBytes: -1}, {SegmentBytes: 1 << 40}, {SegmentBytes: 1001},
-		{Sync: 7}, {SyncDelay: -1},
+		{SegmentBytes: 8},
+		{SegmentBytes: -1},
+		{SegmentBytes: 1 << 40},
+		{SegmentBytes: 1001},
+		{Sync: 7},
+		{SyncDelay: -1},
 	} {
 		if _, err := journal.Open(simfs.New(0), cfg); err == nil {
 			t.Errorf("accepted: %+v", cfg)

@@ -239,7 +239,7 @@ func (s *survey) readFile(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, failed("open", name, err)
 	}
-	defer f.Close() // nothing was written
+	defer func() { _ = f.Close() }() // nothing was written
 	size, err := f.Size()
 	if err != nil {
 		return nil, failed("read", name, err)

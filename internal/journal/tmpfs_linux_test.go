@@ -45,7 +45,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("full disk: %v", err)
 		}
 		t.Logf("%d commits: %v", m.n, err)
-		if again := commit(j, &m); again != err {
+		if again := commit(j, &m); !errors.Is(again, err) {
 			t.Fatalf("after a full disk: %v", again)
 		}
 		if err := errors.Join(j.Close(), os.Remove(ballast)); err != nil {

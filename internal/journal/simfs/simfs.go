@@ -128,7 +128,7 @@ func New(seed uint64) *FS {
 
 var _ journal.FS = (*FS)(nil)
 
-// Steps is how many steps were taken so far, Reads how many reads.
+// Steps is how many steps there were.
 func (f *FS) Steps() int { return f.steps }
 
 // Reads is how many reads there were.
@@ -139,9 +139,9 @@ func (f *FS) Crashed() bool { return f.crashed }
 
 // step numbers one and says what goes wrong with it. A crash lets a write or a
 // change of the directory begin, so that Tear may keep it; begun says so.
-func (f *FS) step(s Step) (err error, begun bool) {
+func (f *FS) step(s Step) (begun bool, err error) {
 	if f.crashed {
-		return ErrCrashed, false
+		return false, ErrCrashed
 	}
 	f.steps++
 	if f.Trace != nil {
@@ -149,13 +149,13 @@ func (f *FS) step(s Step) (err error, begun bool) {
 		f.Trace(s)
 	}
 	if f.Fault.Step != f.steps {
-		return nil, true
+		return true, nil
 	}
 	if f.Fault.Err != nil {
-		return f.Fault.Err, false
+		return false, f.Fault.Err
 	}
 	f.crashed = true
-	return ErrCrashed, true
+	return true, ErrCrashed
 }
 
 // Open implements journal.FS.
@@ -171,7 +171,7 @@ func (f *FS) Open(name string) (journal.File, error) {
 
 // Create implements journal.FS.
 func (f *FS) Create(name string) (journal.File, error) {
-	err, begun := f.step(Step{Op: OpCreate, Name: name})
+	begun, err := f.step(Step{Op: OpCreate, Name: name})
 	if begun && f.names[name] != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
 	}
@@ -188,7 +188,7 @@ func (f *FS) Create(name string) (journal.File, error) {
 
 // Rename implements journal.FS.
 func (f *FS) Rename(from, to string) error {
-	err, begun := f.step(Step{Op: OpRename, Name: from, To: to})
+	begun, err := f.step(Step{Op: OpRename, Name: from, To: to})
 	if !begun {
 		return err
 	}
@@ -204,7 +204,7 @@ func (f *FS) Rename(from, to string) error {
 
 // Remove implements journal.FS.
 func (f *FS) Remove(name string) error {
-	err, begun := f.step(Step{Op: OpRemove, Name: name})
+	begun, err := f.step(Step{Op: OpRemove, Name: name})
 	if !begun {
 		return err
 	}
@@ -226,7 +226,7 @@ func (f *FS) List() ([]string, error) {
 
 // SyncDir implements journal.FS.
 func (f *FS) SyncDir() error {
-	if err, _ := f.step(Step{Op: OpSyncDir}); err != nil {
+	if _, err := f.step(Step{Op: OpSyncDir}); err != nil {
 		return err
 	}
 	for _, c := range f.pending {
@@ -376,7 +376,7 @@ type file struct {
 }
 
 // step is fs.step for a file, under the name that it has now.
-func (h *file) step(s Step) (err error, begun bool) {
+func (h *file) step(s Step) (begun bool, err error) {
 	if h.fs.Trace != nil {
 		s.Name = h.name
 		for name, n := range h.fs.names {
@@ -418,7 +418,7 @@ func (h *file) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	fault := h.fs.Fault
-	err, begun := h.step(Step{Op: OpWrite, Off: off, Bytes: len(p)})
+	begun, err := h.step(Step{Op: OpWrite, Off: off, Bytes: len(p)})
 	if !begun {
 		if h.fs.crashed {
 			return 0, err
@@ -443,7 +443,7 @@ func (h *file) Sync() error {
 	if err := h.alive(); err != nil {
 		return err
 	}
-	err, begun := h.step(Step{Op: OpSync})
+	begun, err := h.step(Step{Op: OpSync})
 	if h.fs.crashed {
 		return err
 	}

@@ -29,20 +29,20 @@ func scenario(fs journal.FS, cfg journal.Config, m *model) error {
 		for i := range 16 {
 			if i == 6 || i == 12 || i == 13 {
 				if err := j.Checkpoint(m.state()); err != nil {
-					return err
+					return refusing(j, err)
 				}
 			}
 			if i == 13 {
 				continue
 			}
 			if err := commit(j, m); err != nil {
-				return err
+				return refusing(j, err)
 			}
 			if life == 0 {
 				continue
 			}
 			if err := j.Prepare(); err != nil {
-				return err
+				return refusing(j, err)
 			}
 		}
 		if err := j.Close(); err != nil {
@@ -50,6 +50,16 @@ func scenario(fs journal.FS, cfg journal.Config, m *model) error {
 		}
 	}
 	return nil
+}
+
+// refusing gives the error of a failed call, if every later call gives the same.
+func refusing(j *journal.Journal, err error) error {
+	for _, again := range []error{j.Commit([]byte("x")), j.Checkpoint(nil), j.Prepare()} {
+		if !errors.Is(again, err) {
+			return fmt.Errorf("after a failure (%s) a call gave: %w", err.Error(), again)
+		}
+	}
+	return err
 }
 
 // recovered opens the journal after a crash and checks that it holds the

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -240,7 +241,7 @@ func (b *Branch) status() *bankpb.BranchMessage {
 	s := b.engine.status()
 	s.Journal = &bankpb.JournalStatus{
 		Commits: b.stats.Commits, Bytes: b.stats.Bytes, RecoveryUs: uint64(b.recovery.Microseconds()), //nolint:gosec // a time
-		SyncUsLog2: b.stats.SyncMicrosLog2[:], SyncUsSum: b.stats.SyncMicrosSum,
+		SyncUsLog2: slices.Clone(b.stats.SyncMicrosLog2[:]), SyncUsSum: b.stats.SyncMicrosSum,
 	}
 	return statusMessage(s)
 }

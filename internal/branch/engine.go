@@ -196,8 +196,12 @@ func (e *engine[P]) position(i int, pos ledger.Position) error {
 		return e.broken(i, "a second position")
 	}
 	if err := e.ledger.Verify(i, pos); err != nil {
+		known := p.refused != nil && p.refused.Error() == err.Error()
 		p.refused = err
 		p.conn.CloseAfter(wire.Append(nil, errorMessage(bankpb.Error_REFUSED, err.Error(), 0)))
+		if known {
+			return nil // said once; the peer dials again in case somebody mends it
+		}
 		return err
 	}
 	if err := e.ledger.Acknowledge(&e.filling.Output, i, pos.Received); err != nil {

@@ -59,8 +59,6 @@ type payer struct {
 	interval time.Duration // longest wait between two transfers; 0: as fast as it can
 	amount   Amount
 	stopped  bool
-	nextID   uint64 // of test-only transfer ids; 0: none are given
-	onID     func(to int, number, id uint64)
 }
 
 // wait is the random time before the next transfer.
@@ -99,16 +97,8 @@ func (p *payer) transfer(l *ledger.Ledger, out *ledger.Output, money uint64) boo
 	first := p.random.IntN(n - 1)
 	for k := range n - 1 {
 		to := (self + 1 + (first+k)%(n-1)) % n
-		var id uint64
-		if p.nextID != 0 {
-			id = p.nextID
-		}
-		err := l.Transfer(out, to, money, id, Window)
+		err := l.Transfer(out, to, money, 0, Window)
 		if err == nil {
-			if id != 0 {
-				p.onID(to, l.Sent(to), id)
-				p.nextID++
-			}
 			return true
 		}
 		if !errors.Is(err, ledger.ErrWindow) {

@@ -3,7 +3,7 @@
 
 TOOL := go tool -modfile=tools/go.mod
 # What make check and .ci/run do, one target after another.
-CHECKS := test race fuzz vet-darwin lint generated
+CHECKS := test race fuzz model-fast vet-darwin lint generated
 # Packages whose tests run under the race detector.
 CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
 TESTFLAGS ?=
@@ -34,6 +34,12 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; \
 	done
+
+.PHONY: model model-fast
+model: ## the protocol and its mutants under the model checker spin (needs spin, a C compiler, 4 GB)
+	@docs/model/run.sh all
+model-fast: ## the rows of it that CI runs; without spin they are left out, and said so (CI: an error)
+	@docs/model/run.sh fast
 
 .PHONY: vet-darwin
 vet-darwin: ## that macOS compiles it too

@@ -50,6 +50,8 @@ type Config struct {
 const StandaloneRemedy = "name that bank's --data-dir, total and file, or stop the branches and start them with " +
 	"new data directories (--fresh belongs to ./launcher: a controller can't empty branches that are running)"
 
+var errNegative = errors.New("--wait, --duration and --snapshots can't be negative")
+
 // Validate fills in the defaults. Its errors are *UsageError.
 func (c *Config) Validate() error {
 	n := len(c.Roster.Branches)
@@ -61,7 +63,7 @@ func (c *Config) Validate() error {
 	case c.DataDir == "":
 		return &UsageError{errors.New("no data directory is named")}
 	case c.Wait < 0 || c.FirstSnapshot < 0 || c.Duration < 0 || c.Snapshots < 0:
-		return &UsageError{errors.New("--wait, --duration and --snapshots can't be negative")}
+		return &UsageError{errNegative}
 	}
 	if err := c.Settings.validate(); err != nil {
 		return &UsageError{err}

@@ -72,6 +72,9 @@ func (o *Options) Parse(fs *pflag.FlagSet) error {
 	if err := o.Settings.validate(); err != nil {
 		return &UsageError{err}
 	}
+	if o.Wait < 0 || o.Duration < 0 || o.Snapshots < 0 {
+		return &UsageError{errNegative}
+	}
 	if o.SnapshotInterval <= 0 {
 		return &UsageError{fmt.Errorf("--snapshot-interval %s is not above 0", o.SnapshotInterval)}
 	}

@@ -59,7 +59,7 @@ three="-DN=3 $one -DRING -DNO_ACKS -DHELLO_WAITS"
 echo '-- the protocol'
 row fast ok 'any number of crashes and resets' 
 row fast ok 'the same, hello waits for the sync' -DHELLO_WAITS
-row fast ok 'both branches start the snapshot' $one -DINITIATORS=3
+row slow ok 'both branches start the snapshot' $one -DINITIATORS=3
 row fast ok 'drain after 2 faults' $one -DFAULTS=2
 row slow ok 'drain after 2 faults, 2 transfers each' -DFAULTS=2
 row slow ok 'drain after 4 faults' $one -DFAULTS=4
@@ -84,7 +84,7 @@ row fast error 'stale reader not retired, old directory' $old -DRESTORES=1 -DSTA
 row fast error 'no barrier of hellos after a start, old directory' $old -DRESTORES=1 -DNO_BARRIER
 row slow error 'hello does not wait for the sync, old directory and back' $one -DAMOUNTS=2 -DRESTORES=2
 row fast error 'answer before the markers are acked, old directory' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2
-row fast ok    '... and answered only when they are' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2 -DANSWER_WHEN_MARKERS_ACKED
+row slow ok    '... and answered only when they are' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2 -DANSWER_WHEN_MARKERS_ACKED
 
 echo '-- rules that cover for each other'
 row fast ok    'any newer number accepted' $one -DANY_NEWER
@@ -92,9 +92,9 @@ row fast error '... with ack before durable and no count fence' $one -DANY_NEWER
 row fast ok    'no dedupe, hello waits for the sync' $one -DNO_DEDUPE -DHELLO_WAITS
 row fast error '... with a stale reader' $one -DNO_DEDUPE -DHELLO_WAITS -DSTALE_READER
 row fast ok    'position per connection, hello waits for the sync' $one -DPOSITION_PER_CONNECTION -DHELLO_WAITS
-row fast ok    'stale reader not retired, no old directory' $one -DSTALE_READER
-row fast ok    'no hash fence, old directory put in place once' $old -DRESTORES=1 -DNO_HASH_FENCE
-row fast ok    'no barrier, old directory: I1 and I2 do not see it' $old -DRESTORES=1 -DNO_BARRIER -DI1_ONLY
+row slow ok    'stale reader not retired, no old directory' $one -DSTALE_READER
+row slow ok    'no hash fence, old directory put in place once' $old -DRESTORES=1 -DNO_HASH_FENCE
+row slow ok    'no barrier, old directory: I1 and I2 do not see it' $old -DRESTORES=1 -DNO_BARRIER -DI1_ONLY
 
 echo "$rows rows, $failures not as expected, $(($(date +%s) - begin)) s"
 [ "$failures" = 0 ]

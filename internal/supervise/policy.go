@@ -10,6 +10,9 @@ import "time"
 //	Nomad      15 s                          never: it waits out the rest of the interval, after 2 in 30 min
 //	cutbank    none, then 100 ms × 2^n,      after 5 starts in a row that never became ready;
 //	           full jitter, at most 10 s     then tries every 60 s
+//
+// A kill -9 from outside is nothing that the child did: it does not count as a start in vain, however
+// often it comes before the child is ready.
 const (
 	baseDelay   = 100 * time.Millisecond
 	maxDelay    = 10 * time.Second

@@ -40,6 +40,8 @@ type process struct {
 	pid     int
 	readyAt time.Time
 	exit    string
+	killed  bool // by SIGKILL, and not from here: nothing that the child did
+	hung    bool
 	said    lastLine
 }
 
@@ -104,6 +106,7 @@ func (p *process) watch(ctx context.Context, remote *lifecycle.Remote) (stop boo
 			misses++
 			if misses >= maxMisses {
 				p.cfg.Logger.Warn("child hangs, killing it", "child", p.child.Name, "pid", p.pid, "missed_checks", misses)
+				p.hung = true
 				_ = syscall.Kill(p.pid, syscall.SIGKILL)
 				<-remote.Exited
 				return false
@@ -178,6 +181,7 @@ func (p *process) words(cmd *exec.Cmd, start error) string {
 	status, ok := state.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled():
+		p.killed = status.Signal() == syscall.SIGKILL && !p.hung && start == nil
 		return "signal " + status.Signal().String()
 	case state.ExitCode() == exitLocked:
 		return orElse(said, "data directory in use")

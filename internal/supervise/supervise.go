@@ -147,12 +147,13 @@ func (s *Supervisor) keep(ctx context.Context, i int) {
 			s.tell(i, Event{State: Stopped, PID: p.pid, Exit: p.exit, Restarts: restarts})
 			return
 		}
-		if !p.readyAt.IsZero() {
+		switch {
+		case !p.readyAt.IsZero():
 			early = 0
 			if diedAt.Sub(p.readyAt) > forgetAfter {
 				failures = 0
 			}
-		} else {
+		case !p.killed:
 			early++
 		}
 		failures++

@@ -3,12 +3,16 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"cutbank/internal/snapshot"
 )
 
 // checkpointVersion is the first number of a checkpoint.
 const checkpointVersion = 1
+
+// maxItems is more than a channel can ever count; below it no sum of counts overflows.
+const maxItems = 1 << 62
 
 // Checkpoint appends the whole state: the fold of all events so far. Load takes it back.
 func (l *Ledger) Checkpoint(b []byte) []byte {
@@ -52,14 +56,20 @@ func (l *Ledger) Load(state []byte) error {
 	l.applyOpened(plan2, int(self), addresses) //nolint:gosec // below the number of names
 	l.plan = plan
 	l.incarnation, l.balance, l.lastID, l.floor = r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()
+	r.bad = r.bad || l.balance > l.limit
 	for i := range l.pairs {
 		r.pair(&l.pairs[i])
 	}
 	for _, rec := range r.recordings(len(l.pairs)) {
 		l.process.Resume(rec)
+		r.bad = r.bad || rec.Complete() || !rec.Channels[l.self].Closed
 	}
 	l.done = r.recordings(len(l.pairs))
-	if r.bad || len(r.b) != 0 {
+	for _, rec := range l.done {
+		open := func(c snapshot.Channel) bool { return !c.Closed }
+		r.bad = r.bad || slices.ContainsFunc(rec.Channels, open) || l.process.Get(rec.ID) != nil
+	}
+	if r.bad || len(l.done) > MaxDone || len(r.b) != 0 {
 		return fmt.Errorf("%w: a checkpoint that is cut short or too long", ErrEvents)
 	}
 	return nil
@@ -189,12 +199,14 @@ func (r *reader) pair(p *pair) {
 	sent := r.uvarint()
 	p.out = outbox{acked: r.uvarint()}
 	p.out.sent, p.out.ackedHash = p.out.acked, r.uvarint()
-	if p.out.acked > sent || sent-p.out.acked > uint64(len(r.b)) {
-		r.bad = true
+	if max(sent, p.received) > maxItems || p.out.acked > sent || sent-p.out.acked > uint64(len(r.b))/3 {
+		r.b, r.bad = nil, true
 		return
 	}
 	for p.out.sent < sent {
-		p.out.push(Item{Money: r.uvarint(), Marker: r.uvarint(), ID: r.uvarint()})
+		item := Item{Money: r.uvarint(), Marker: r.uvarint(), ID: r.uvarint()}
+		r.bad = r.bad || item.Money > MaxMoney || (item.Money == 0) == (item.Marker == 0)
+		p.out.push(item)
 	}
 }
 
@@ -206,7 +218,8 @@ func (r *reader) recordings(n int) []*snapshot.Recording {
 			RecordedAt: int64(r.uvarint()), CompletedAt: int64(r.uvarint()), //nolint:gosec // as they were written
 			Channels: make([]snapshot.Channel, n),
 		}
-		r.bad = r.bad || rec.FirstFrom < snapshot.Initiator || rec.FirstFrom >= n
+		again := func(other *snapshot.Recording) bool { return other.ID == rec.ID }
+		r.bad = r.bad || rec.ID == 0 || slices.ContainsFunc(list, again) || rec.FirstFrom < snapshot.Initiator || rec.FirstFrom >= n
 		for i := range rec.Channels {
 			rec.Channels[i] = snapshot.Channel{Sent: r.flow(), Received: r.flow(), State: r.flow(), Closed: r.uvarint() != 0}
 		}

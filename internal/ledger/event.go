@@ -117,7 +117,7 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 		if kind == kindSentID {
 			id = r.uvarint()
 		}
-		if money > l.balance {
+		if money == 0 || money > l.balance {
 			return fmt.Errorf("%w: %d sent of a balance of %d", ErrEvents, money, l.balance)
 		}
 		l.applySent(peer, money, id)
@@ -125,12 +125,15 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 		n := r.count(1)
 		for range n {
 			item := [1]Item{{Money: r.uvarint()}}
+			if m := item[0].Money; m == 0 || m > l.limit-l.balance {
+				return fmt.Errorf("%w: %d received at a balance of %d", ErrEvents, m, l.balance)
+			}
 			l.applyReceived(peer, item[:])
 		}
 	case kindMarker:
 		id := r.uvarint()
-		if c := l.process.Get(id); c != nil && c.Channels[peer].Closed {
-			return fmt.Errorf("%w: marker %d twice", ErrEvents, id)
+		if id == 0 || l.markerTwice(peer, id) {
+			return fmt.Errorf("%w: marker %d twice, or of no snapshot", ErrEvents, id)
 		}
 		l.applyMarker(peer, id, int64(r.uvarint())) //nolint:gosec // as it was written
 	case kindAcked:
@@ -157,6 +160,9 @@ func (l *Ledger) replayBare(r *reader, which int) error {
 		l.incarnation++
 	case bareInitiated:
 		id := r.uvarint()
+		if known, gone := l.Snapshot(id); known != nil || gone || id == 0 {
+			return fmt.Errorf("%w: snapshot %d started again", ErrEvents, id)
+		}
 		l.applyInitiated(id, int64(r.uvarint())) //nolint:gosec // as it was written
 	case bareMoved:
 		l.addresses = r.strings(len(l.plan.Names))

@@ -292,7 +292,7 @@ func (l *Ledger) receiveRun(out *Output, from int, run []Item) error {
 }
 
 func (l *Ledger) receiveMarker(out *Output, from int, id uint64, at int64) error {
-	if r := l.process.Get(id); r != nil && r.Channels[from].Closed || r == nil && l.completed(id) != nil {
+	if l.markerTwice(from, id) {
 		return fmt.Errorf("%w: marker %d came twice", ErrBadItem, id)
 	}
 	out.Persist = appendMarker(out.Persist, from, id, at)
@@ -304,6 +304,14 @@ func (l *Ledger) receiveMarker(out *Output, from int, id uint64, at int64) error
 		out.Completed = append(out.Completed, id)
 	}
 	return nil
+}
+
+// markerTwice tells of a marker that the channel delivered before, as far as it is remembered.
+func (l *Ledger) markerTwice(from int, id uint64) bool {
+	if r := l.process.Get(id); r != nil {
+		return r.Channels[from].Closed
+	}
+	return l.completed(id) != nil
 }
 
 // Acknowledge notes that a peer durably has count items of the channel to it. A count that was
@@ -328,7 +336,7 @@ func (l *Ledger) Initiate(out *Output, id uint64, at int64) error {
 	switch {
 	case r != nil, gone, id <= l.plan.LastSnapshotID:
 		return ErrExists
-	case id > l.lastID+MaxIDAhead:
+	case id > l.lastID && id-l.lastID > MaxIDAhead: // the sum could overflow
 		return fmt.Errorf("%w: %d is more than %d above %d", ErrTooFar, id, MaxIDAhead, l.lastID)
 	case l.process.Len() >= MaxInProgress:
 		return fmt.Errorf("%w: %d", ErrTooMany, MaxInProgress)

@@ -11,8 +11,8 @@ import "time"
 //	cutbank    none, then 100 ms × 2^n,      after 5 starts in a row that never became ready;
 //	           full jitter, at most 10 s     then tries every 60 s
 //
-// A kill -9 from outside is nothing that the child did: it does not count as a start in vain, however
-// often it comes before the child is ready.
+// A kill -9 from outside is nothing that the child did: however often it comes, it is no start in vain
+// and the delay stays at 100 ms at most.
 const (
 	baseDelay   = 100 * time.Millisecond
 	maxDelay    = 10 * time.Second

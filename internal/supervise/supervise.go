@@ -156,6 +156,9 @@ func (s *Supervisor) keep(ctx context.Context, i int) {
 		case !p.killed:
 			early++
 		}
+		if p.killed {
+			failures = min(failures, 1)
+		}
 		failures++
 		v := decide(failures, early)
 		delay := v.delay

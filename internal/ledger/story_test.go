@@ -32,6 +32,7 @@ type story struct {
 //	show [id=1]                       the books, or a snapshot
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
+		t.Helper()
 		var s story
 		kept := make(map[int][]byte)
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bank is a directory with the two programs and a roster in it.
+type bank struct {
+	t   *testing.T
+	dir string
+}
+
+func newBank(t *testing.T) *bank {
+	t.Helper()
+	b := &bank{t: t, dir: t.TempDir()}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", b.dir+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var roster strings.Builder
+	port := 20000 + os.Getpid()%8000 // below the ports that the system gives to dialling ends
+	for i := range 4 {
+		for ; ; port++ {
+			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+				_ = l.Close()
+				break
+			}
+		}
+		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", i+1, port)
+		port++
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, "branches.txt"), []byte(roster.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if pids := b.pids(""); len(pids) > 0 {
+			t.Errorf("processes left: %v", pids)
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
+	return b
+}
+
+func (b *bank) command(args ...string) *exec.Cmd {
+	args = append([]string{"4000", "branches.txt", "--snapshot-interval", "100ms", "--interval", "20ms", "--link-delay", "1ms-20ms"}, args...)
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...) //nolint:gosec // built above
+	cmd.Dir = b.dir
+	return cmd
+}
+
+// run runs the launcher to its end.
+func (b *bank) run(want int, args ...string) (stdout, stderr string) {
+	b.t.Helper()
+	var o, e bytes.Buffer
+	cmd := b.command(args...)
+	cmd.Stdout, cmd.Stderr = &o, &e
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) || cmd.ProcessState.ExitCode() != want {
+		b.t.Fatalf("%v: %v, want exit code %d\n%s", args, err, want, &e)
+	}
+	return o.String(), e.String()
+}
+
+// pids of the branch processes of this bank.
+func (b *bank) pids(name string) (pids []int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		content, _ := os.ReadFile(f)
+		if strings.HasPrefix(string(content), filepath.Join(b.dir, "branch")+"\x00"+name) {
+			pid, _ := strconv.Atoi(strings.Split(f, "/")[2])
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// ids checks the blocks on stdout, form and sum, and returns their snapshot ids.
+func (b *bank) ids(stdout string) (ids []string) {
+	b.t.Helper()
+	block := regexp.MustCompile(`^snapshot_id: (\d+)
+branch1: \d+, branch2->branch1: \d+, branch3->branch1: \d+, branch4->branch1: \d+
+branch2: \d+, branch1->branch2: \d+, branch3->branch2: \d+, branch4->branch2: \d+
+branch3: \d+, branch1->branch3: \d+, branch2->branch3: \d+, branch4->branch3: \d+
+branch4: \d+, branch1->branch4: \d+, branch2->branch4: \d+, branch3->branch4: \d+
+$`)
+	for text := range strings.SplitSeq(strings.TrimSuffix(stdout, "\n\n"), "\n\n") {
+		m := block.FindStringSubmatch(text + "\n")
+		if m == nil {
+			b.t.Fatalf("not a block: %q", text)
+		}
+		sum := 0
+		for _, n := range regexp.MustCompile(`(?m)(?:^branch\d|->branch\d): (\d+)`).FindAllStringSubmatch(text, -1) {
+			money, _ := strconv.Atoi(n[1])
+			sum += money
+		}
+		if sum != 4000 {
+			b.t.Errorf("snapshot %s sums to %d", m[1], sum)
+		}
+		ids = append(ids, m[1])
+	}
+	return ids
+}
+
+// TestLife: opened, resumed, refused, restored, opened anew.
+func TestLife(t *testing.T) {
+	b := newBank(t)
+	stdout, stderr := b.run(0, "--snapshots", "5")
+	if ids := strings.Join(b.ids(stdout), " "); ids != "1 2 3 4 5" || !strings.Contains(stderr, "opened a new bank: 4000 in 4 branches") {
+		t.Errorf("first run: ids %s\n%s", ids, stderr)
+	}
+	stdout, stderr = b.run(0, "--snapshots", "2")
+	if ids := strings.Join(b.ids(stdout), " "); ids != "6 7" || !strings.Contains(stderr, "resumed the bank of 4000 in 4 branches, last snapshot 5") {
+		t.Errorf("second run: ids %s\n%s", ids, stderr)
+	}
+	cmd := b.command("--data-dir", "data/branches.txt-4000")
+	cmd.Args[1] = "5000"
+	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "--fresh") {
+		t.Errorf("another total: %v\n%s", err, out)
+	}
+	stdout, stderr = b.run(0, "--snapshots", "1", "--restore", "3")
+	if ids := strings.Join(b.ids(stdout), " "); ids != "8" && ids != "4" || !strings.Contains(stderr, "restored from snapshot 3") {
+		t.Errorf("restore: ids %s\n%s", ids, stderr)
+	}
+	_, stderr = b.run(0, "--snapshots", "1", "--fresh")
+	if !strings.Contains(stderr, "is kept in data/branches.txt-4000.old-2") || !strings.Contains(stderr, "opened a new bank") {
+		t.Errorf("fresh:\n%s", stderr)
+	}
+	for _, dir := range []string{".old-1/branch1", ".old-2/branch1"} {
+		if _, err := os.Stat(filepath.Join(b.dir, "data", "branches.txt-4000"+dir)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// running is a launcher whose stderr is read line by line.
+type running struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines chan string
+	out   bytes.Buffer
+}
+
+func (b *bank) start(args ...string) *running {
+	b.t.Helper()
+	r := &running{t: b.t, cmd: b.command(args...), lines: make(chan string, 100_000)}
+	r.cmd.Stdout = &r.out
+	stderr, err := r.cmd.StderrPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := r.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	go func() {
+		defer close(r.lines)
+		for s := bufio.NewScanner(stderr); s.Scan(); {
+			r.lines <- s.Text()
+		}
+	}()
+	return r
+}
+
+// until waits for a line that matches.
+func (r *running) until(pattern string) {
+	r.t.Helper()
+	re, deadline := regexp.MustCompile(pattern), time.After(2*time.Minute)
+	for {
+		select {
+		case line, ok := <-r.lines:
+			if !ok {
+				r.t.Fatalf("the launcher ended before it said %q", pattern)
+			}
+			if re.MatchString(line) {
+				return
+			}
+		case <-deadline:
+			_ = r.cmd.Process.Kill()
+			r.t.Fatalf("the launcher never said %q", pattern)
+		}
+	}
+}
+
+// TestKills: branches are killed one by one, two at once, all at once, and hung, at full speed. Every
+// snapshot is exact (or the launcher would end with 3), and Ctrl-C ends it all in order.
+func TestKills(t *testing.T) {
+	b := newBank(t)
+	r := b.start("--interval", "0", "--link-delay", "0", "--amount", "1-3")
+	r.until(`^snapshot 3 `)
+	if _, stderr := b.run(75); !strings.Contains(stderr, "is in use by pid "+strconv.Itoa(r.cmd.Process.Pid)) {
+		t.Errorf("a second launcher:\n%s", stderr)
+	}
+	kills := 0
+	kill := func(signal syscall.Signal, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			for _, pid := range b.pids(name + "\x00") {
+				if err := syscall.Kill(pid, signal); err != nil {
+					t.Error(err)
+				}
+				kills++
+			}
+		}
+		for range names {
+			r.until(` is back after `)
+		}
+		r.until(`^snapshot \d+ .* = 4000 ✓`)
+	}
+	for k := range 20 {
+		kill(syscall.SIGKILL, fmt.Sprintf("branch%d", k%4+1))
+	}
+	kill(syscall.SIGKILL, "branch1", "branch3")
+	kill(syscall.SIGKILL, "branch1", "branch2", "branch3", "branch4")
+	kill(syscall.SIGSTOP, "branch4")
+	if kills != 27 {
+		t.Errorf("%d kills, not 27", kills)
+	}
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	r.until(`^restarts: 27 × signal killed`)
+	for range r.lines { //nolint:revive // to its end
+	}
+	if err := r.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	b.ids(r.out.String())
+}

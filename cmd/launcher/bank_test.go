@@ -233,7 +233,7 @@ func TestKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until(`^restarts: 27 × signal killed`)
-	for range r.lines { //nolint:revive // to its end
+	for range r.lines { // to its end
 	}
 	if err := r.cmd.Wait(); err != nil {
 		t.Error(err)

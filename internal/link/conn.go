@@ -68,6 +68,7 @@ type Conn struct {
 	r     *wire.Reader
 	delay Delay
 	free  *sync.Pool
+	ready bool // the peer was; the reader's, to be read after run
 
 	mu      sync.Mutex
 	out     []byte // to be written now
@@ -254,6 +255,7 @@ func (c *Conn) other(d *Delivery, frame []byte, deliver func(Delivery)) error {
 			Sent: p.GetSent(), Acknowledged: p.GetAcknowledged(), Received: p.GetReceived(), ReceivedHash: p.GetReceivedHash(),
 		}})
 	case *bankpb.BranchMessage_Ready:
+		c.ready = true
 		deliver(Delivery{Conn: c, Ready: true})
 	case *bankpb.BranchMessage_Error:
 		return fmt.Errorf("%w: %q", ErrRefused, m.Error.GetMessage())

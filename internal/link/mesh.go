@@ -33,7 +33,8 @@ import (
 	"cutbank/proto/bankpb"
 )
 
-// Redial delays: the first attempt after a loss is at once, then the delay doubles.
+// Redial delays: the shortest after the loss of a link that had got as far as Ready; else the delay
+// doubles, also for a peer that refuses after the handshake.
 const (
 	minRedial = 5 * time.Millisecond
 	maxRedial = 250 * time.Millisecond
@@ -114,12 +115,12 @@ func (m *Mesh) serve(c *Conn) {
 func (m *Mesh) dialLoop(id *Identity, peer int) {
 	delay := minRedial
 	for m.ctx.Err() == nil {
-		began := time.Now()
-		if err := m.dial(id, peer); err != nil {
+		ready, err := m.dial(id, peer)
+		if err != nil {
 			m.cfg.Notice(Event{Peer: id.Names[peer], What: "dial failed", Err: err})
-		} else if time.Since(began) > time.Second {
+		}
+		if ready {
 			delay = minRedial
-			continue
 		}
 		select {
 		case <-m.ctx.Done():
@@ -129,20 +130,22 @@ func (m *Mesh) dialLoop(id *Identity, peer int) {
 	}
 }
 
-// dial connects, serves until the connection ends, and returns an error when it never came up.
-func (m *Mesh) dial(id *Identity, peer int) error {
+// dial connects, serves until the connection ends, and tells whether the peer was ever ready on it.
+// Error: why it never came up.
+func (m *Mesh) dial(id *Identity, peer int) (ready bool, err error) {
 	d := net.Dialer{Timeout: HandshakeTimeout}
 	nc, err := d.DialContext(m.ctx, "tcp", (*m.addresses.Load())[peer])
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = nc.Close() }()
 	release := context.AfterFunc(m.ctx, func() { _ = nc.Close() })
 	defer release()
 	r := wire.NewReader(nc, wire.MaxFrame)
 	if err := id.Dial(nc, r, peer); err != nil {
-		return err
+		return false, err
 	}
-	m.serve(newConn(peer, nc, r, m.cfg.Delay))
-	return nil
+	c := newConn(peer, nc, r, m.cfg.Delay)
+	m.serve(c)
+	return c.ready, nil
 }

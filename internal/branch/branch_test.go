@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -51,7 +50,14 @@ func (c *plainClient) receive() *bankpb.BranchMessage {
 
 func newBank(t *testing.T, n int, interval time.Duration, delay link.Delay) *bank {
 	t.Helper()
+	return newBankAt(t, n, interval, delay, nil)
+}
+
+// newBankAt is a bank whose roster names other ports than those that listen, when at is not nil.
+func newBankAt(t *testing.T, n int, interval time.Duration, delay link.Delay, at func(address string) (port int)) *bank {
+	t.Helper()
 	b := &bank{t: t}
+	var direct []string
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -72,11 +78,15 @@ func newBank(t *testing.T, n int, interval time.Duration, delay link.Delay) *ban
 				t.Error(err)
 			}
 		})
-		port := l.Addr().(*net.TCPAddr).Port                                                              //nolint:forcetypeassert // a TCP listener
+		direct = append(direct, l.Addr().String())
+		port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+		if at != nil {
+			port = at(l.Addr().String())
+		}
 		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)}) //nolint:gosec // a port
 	}
-	for _, a := range b.all {
-		nc, err := net.Dial("tcp", net.JoinHostPort(a.GetIp(), strconv.Itoa(int(a.GetPort()))))
+	for _, address := range direct {
+		nc, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}

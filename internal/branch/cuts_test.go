@@ -1,0 +1,201 @@
+package branch_test
+
+import (
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cutbank/internal/link"
+	"cutbank/proto/bankpb"
+)
+
+// cutter is a proxy before one branch that cuts its connections at random byte positions.
+type cutter struct {
+	target string
+	left   *atomic.Int64 // cuts to make
+	made   *atomic.Int64
+	open   atomic.Int64
+}
+
+// serve passes connections on until the listener is closed.
+func (p *cutter) serve(l net.Listener, wg *sync.WaitGroup, ended <-chan struct{}) {
+	for {
+		near, err := l.Accept()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			far, err := net.Dial("tcp", p.target)
+			if err != nil {
+				_ = near.Close()
+				return
+			}
+			p.open.Add(1)
+			defer p.open.Add(-1)
+			p.pass(near, far, ended)
+		})
+	}
+}
+
+// pass copies both ways; while there are cuts to make, one way ends after so many bytes.
+func (p *cutter) pass(near, far net.Conn, ended <-chan struct{}) {
+	var once sync.Once
+	closed := make(chan struct{})
+	end := func() {
+		once.Do(func() {
+			close(closed)
+			_, _ = near.Close(), far.Close()
+		})
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-ended:
+		case <-closed:
+		}
+		end()
+	})
+	limits := [2]int64{1 << 62, 1 << 62}
+	if p.left.Load() > 0 {
+		limits[rand.N(2)] = 1 + rand.Int64N(4000) //nolint:gosec // a test
+	}
+	copyOne := func(dst, src net.Conn, limit int64) {
+		n, _ := io.CopyN(dst, src, limit)
+		if n == limit && p.left.Add(-1) >= 0 {
+			p.made.Add(1)
+		}
+		end()
+	}
+	wg.Go(func() { copyOne(far, near, limits[0]) })
+	wg.Go(func() { copyOne(near, far, limits[1]) })
+	wg.Wait()
+}
+
+// TestCuts: links that are cut at random bytes while all pay lose no cent and double none, in any
+// snapshot and at the end.
+func TestCuts(t *testing.T) {
+	for name, test := range map[string]struct{ branches, cuts int }{
+		"pair": {2, 1000}, "mesh": {4, 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cuts := test.cuts
+			if testing.Short() {
+				cuts /= 10
+			}
+			var left, made atomic.Int64
+			left.Store(int64(cuts))
+			b, proxies := newProxied(t, test.branches, &left, &made)
+			id := uint64(0)
+			deadline := time.Now().Add(2 * time.Minute)
+			for made.Load() < int64(cuts) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d cuts of %d", made.Load(), cuts)
+				}
+				id++
+				b.initiate(int(id)%test.branches, id) //nolint:gosec // small
+				b.retrieve(id)
+			}
+			b.drained()
+			if got := made.Load(); got != int64(cuts) {
+				t.Errorf("%d cuts, want %d", got, cuts)
+			}
+			t.Logf("%d cuts, %d snapshots", made.Load(), id)
+			b.connections(proxies, test.branches*(test.branches-1)/2)
+		})
+	}
+}
+
+// TestOneConnectionPerPair counts N(N-1)/2 connections from the outside.
+func TestOneConnectionPerPair(t *testing.T) {
+	var left, made atomic.Int64
+	b, proxies := newProxied(t, 8, &left, &made)
+	b.initiate(0, 1)
+	b.retrieve(1)
+	b.drained()
+	b.connections(proxies, 28)
+}
+
+// newProxied is a bank whose branches find each other through cutters.
+func newProxied(t *testing.T, n int, left, made *atomic.Int64) (*bank, []*cutter) {
+	t.Helper()
+	var proxies []*cutter
+	var wg sync.WaitGroup
+	ended := make(chan struct{})
+	var listeners []net.Listener
+	t.Cleanup(func() {
+		close(ended)
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		wg.Wait()
+	})
+	b := newBankAt(t, n, 0, link.Delay{}, func(address string) int {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &cutter{target: address, left: left, made: made}
+		proxies, listeners = append(proxies, p), append(listeners, l)
+		wg.Go(func() { p.serve(l, &wg, ended) })
+		return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+	})
+	return b, proxies
+}
+
+// connections waits until so many go through the proxies.
+func (b *bank) connections(proxies []*cutter, want int) {
+	b.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		var open int64
+		for _, p := range proxies {
+			open += p.open.Load()
+		}
+		if open == int64(want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%d connections between branches, want %d", open, want)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// drained stops all transfers, waits for the outboxes, and sums the balances alone.
+func (b *bank) drained() {
+	b.t.Helper()
+	stopped := true
+	ask := func(c *plainClient) *bankpb.Status {
+		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{
+			GetStatus: &bankpb.GetStatus{Settings: &bankpb.Settings{Stopped: &stopped}},
+		}})
+		return c.receive().GetStatus_()
+	}
+	for _, c := range b.clients {
+		ask(c)
+	}
+	var sum uint64
+	deadline := time.Now().Add(time.Minute)
+	for _, c := range b.clients {
+		for waiting := true; waiting; {
+			s := ask(c)
+			waiting = !s.GetReady()
+			for _, l := range s.GetLinks() {
+				waiting = waiting || l.GetUnacknowledged() > 0
+			}
+			if waiting && time.Now().After(deadline) {
+				b.t.Fatalf("never drained: %v", s)
+			}
+		}
+	}
+	for _, c := range b.clients {
+		sum += ask(c).GetBalance()
+	}
+	if want := uint64(1000 * len(b.clients)); sum != want { //nolint:gosec // small
+		b.t.Errorf("drained balances are %d, the total is %d", sum, want)
+	}
+}

@@ -29,7 +29,11 @@ func shake(dialler, acceptor *link.Identity, peer int, edit func(*bankpb.Hello))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer func() { _ = far.Close() }()
+		defer func() {
+			if accepted != nil { // else the dialler may not be done with the connection
+				_ = far.Close()
+			}
+		}()
 		r := wire.NewReader(far, wire.MaxFrame)
 		var m *bankpb.BranchMessage
 		if m, accepted = r.NextMessage(); accepted != nil {
@@ -45,7 +49,7 @@ func shake(dialler, acceptor *link.Identity, peer int, edit func(*bankpb.Hello))
 		_ = near.Close() // the acceptor may wait for a proof
 	}
 	<-done
-	_ = near.Close()
+	_, _ = near.Close(), far.Close()
 	return from, dialled, accepted
 }
 

@@ -83,8 +83,9 @@ func (h *Health) Syncing(busy bool) {
 func (h *Health) SetReady(ready bool) { h.ready.Store(ready) }
 
 // Alive is nil, or why the process counts as stuck.
-func (h *Health) Alive() error {
-	now := h.now()
+func (h *Health) Alive() error { return h.aliveAt(h.now()) }
+
+func (h *Health) aliveAt(now int64) error {
 	if since := h.syncing.Load(); since != 0 && now-since > int64(SyncLimit) {
 		return errors.New("a commit to the disk does not end")
 	}

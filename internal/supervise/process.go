@@ -51,8 +51,19 @@ func (p *process) event(state State) Event {
 
 // run starts the process and returns after its exit.
 func (p *process) run(ctx context.Context) {
-	cmd := exec.Command(p.child.Path, p.child.Args...) //nolint:gosec // the program's own children
-	cmd.Env = append(os.Environ(), plugin.EnvUnixSocketDir+"="+p.cfg.Sockets)
+	sockets, err := os.MkdirTemp(p.cfg.Sockets, "") // its own: a process that is killed leaves its socket
+	if err != nil {
+		p.exit = fmt.Sprintf("could not be started: %v", err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(sockets) }()
+	starting, abandon := context.WithCancel(context.Background())
+	defer abandon()
+	started := context.AfterFunc(ctx, abandon)                          // a stop does not wait for the handshake
+	cmd := exec.CommandContext(starting, p.child.Path, p.child.Args...) //nolint:gosec // the program's own children
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = p.cfg.Stop // then it is killed
+	cmd.Env = append(os.Environ(), plugin.EnvUnixSocketDir+"="+sockets)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C in the terminal is the launcher's alone
 	logs := tailLog(p.child.Log, p.cfg.Logger.Named(p.child.Name))
 	defer logs.stop()
@@ -63,6 +74,7 @@ func (p *process) run(ctx context.Context) {
 	})
 	p.tell(p.event(Starting))
 	remote, err := lifecycle.Connect(client)
+	started()
 	if cmd.Process != nil {
 		p.pid = cmd.Process.Pid
 	}
@@ -98,8 +110,12 @@ func (p *process) watch(ctx context.Context, remote *lifecycle.Remote) (stop boo
 		switch seen := p.check(ctx, remote); {
 		case seen != Suspect:
 			misses = 0
-			if seen == Ready && state != Ready {
+			switch {
+			case seen == state:
+			case seen == Ready:
 				p.becameReady()
+			default:
+				p.tell(p.event(seen))
 			}
 			state = seen
 		case punctual:

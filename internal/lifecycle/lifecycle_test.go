@@ -1,0 +1,124 @@
+package lifecycle
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const holdVariable = "CUTBANK_TEST_HOLD"
+
+// TestMain holds a directory for a test in another process, until its standard input ends.
+func TestMain(m *testing.M) {
+	dir := os.Getenv(holdVariable)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := Lock(dir, "lock"); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("held")
+	_, _ = bufio.NewReader(os.Stdin).ReadByte()
+	os.Exit(0)
+}
+
+func TestLockHeldElsewhere(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "branch1")
+	other := exec.Command(os.Args[0]) //nolint:gosec // this test binary
+	other.Env = append(os.Environ(), holdVariable+"="+dir)
+	stdin, err := other.StdinPipe()
+	stdout, pipeErr := other.StdoutPipe()
+	if err := errors.Join(err, pipeErr, other.Start()); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "held\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	_, err = Lock(dir, "lock")
+	var held *HeldError
+	if !errors.As(err, &held) || held.PID != other.Process.Pid || held.Dir != dir {
+		t.Errorf("while another process holds it: %v", err)
+	}
+	if want := fmt.Sprintf("is in use by pid %d", other.Process.Pid); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v does not say %q", err, want)
+	}
+	if err := errors.Join(stdin.Close(), other.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	release, err := Lock(dir, "lock") // the file is still there, and holds nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(dir, "lock"); !errors.As(err, &held) || held.PID != os.Getpid() {
+		t.Errorf("twice in a process: %v", err)
+	}
+	release()
+	if release, err = Lock(dir, "lock"); err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
+
+func TestLockRefusesLinks(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(elsewhere, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Symlink(elsewhere, filepath.Join(dir, "lock")), os.Symlink(dir, dir+"-link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ dir, name string }{{dir, "lock"}, {dir + "-link", "other"}} {
+		if _, err := Lock(test.dir, test.name); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+			t.Errorf("%s in %s: %v", test.name, test.dir, err)
+		}
+	}
+	if content, err := os.ReadFile(elsewhere); err != nil || string(content) != "data" { //nolint:gosec // a test's own
+		t.Errorf("what the link points to: %q, %v", content, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "other")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file behind the link: %v", err)
+	}
+}
+
+func TestAlive(t *testing.T) {
+	const never = -1
+	for _, test := range []struct {
+		beat, sync time.Duration // ago
+		want       string
+	}{
+		{0, never, ""},
+		{StaleAfter, never, ""},
+		{StaleAfter + 1, never, "does not beat"},
+		{0, StaleAfter + 1, ""},
+		{0, SyncLimit, ""},
+		{0, SyncLimit + 1, "does not end"},
+		{StaleAfter + 1, 0, "does not beat"}, // the loop is not the goroutine that waits for the disk
+	} {
+		now := int64(time.Hour)
+		var h Health
+		h.beat.Store(now - int64(test.beat))
+		if test.sync != never {
+			h.syncing.Store(now - int64(test.sync))
+		}
+		err := h.aliveAt(now)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("beat %s ago, sync %s: %v, want %q", test.beat, test.sync, err, test.want)
+		}
+	}
+	h := NewHealth()
+	h.Syncing(true)
+	if h.beat.Load() == 0 || h.syncing.Load() == 0 {
+		t.Error("a new Health has not beaten, or its sync does not show")
+	}
+	h.Syncing(false)
+	if h.syncing.Load() != 0 {
+		t.Error("a sync that ended shows")
+	}
+}

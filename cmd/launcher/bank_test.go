@@ -147,6 +147,26 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestPortInUse: nothing is started, and the message says whose port it is and what to do.
+func TestPortInUse(t *testing.T) {
+	b := newBank(t)
+	roster, err := os.ReadFile(filepath.Join(b.dir, "branches.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strings.Fields(strings.Split(string(roster), "\n")[1])[2]
+	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, stderr := b.run(2)
+	want := regexp.MustCompile(`port ` + port + ` is in use( by pid ` + strconv.Itoa(os.Getpid()) + ` \(.*\))?: stop it or edit branches\.txt line 2`)
+	if !want.MatchString(stderr) || strings.Contains(stderr, "opened a new bank") {
+		t.Errorf("a port in use:\n%s", stderr)
+	}
+}
+
 // running is a launcher whose stderr is read line by line.
 type running struct {
 	t     *testing.T

@@ -110,9 +110,9 @@ func (p *process) watch(ctx context.Context, remote *lifecycle.Remote) (stop boo
 		switch seen := p.check(ctx, remote); {
 		case seen != Suspect:
 			misses = 0
-			switch {
-			case seen == state:
-			case seen == Ready:
+			switch seen {
+			case state:
+			case Ready:
 				p.becameReady()
 			default:
 				p.tell(p.event(seen))

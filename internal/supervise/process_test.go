@@ -90,7 +90,7 @@ type bench struct {
 func start(t *testing.T, cfg Config, children ...Child) *bench {
 	t.Helper()
 	b := &bench{t: t, events: make(chan Event, 10_000)}
-	sockets, err := os.MkdirTemp("", "cutbank-test-") // short: t.TempDir is too long for a socket
+	sockets, err := os.MkdirTemp("", "cutbank-test-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,9 +115,12 @@ func (e *engine[P]) seal() *batch[P] {
 		b.marks = append(b.marks, mark{p, e.ledger.Sent(p), e.ledger.Received(p)})
 	}
 	for _, id := range b.Completed {
-		r, _ := e.ledger.Snapshot(id)
+		answer := errorMessage(bankpb.Error_SNAPSHOT_GONE, "no longer kept", id)
+		if r, _ := e.ledger.Snapshot(id); r != nil { // else one batch completed more than are kept
+			answer = e.localSnapshot(r)
+		}
 		for _, c := range e.waiting[id] {
-			b.replies = append(b.replies, reply{c, e.localSnapshot(r)})
+			b.replies = append(b.replies, reply{c, answer})
 			e.waits--
 		}
 		delete(e.waiting, id)
@@ -132,6 +135,9 @@ func (e *engine[P]) release(b *batch[P]) {
 		if e.peers[c.peer].conn == c.conn {
 			c.conn.Send(c.frame)
 		}
+	}
+	for _, c := range b.controls {
+		e.flush(c.peer) // what waited for the barrier: the peer may have been ready before it fell
 	}
 	for _, m := range b.marks {
 		e.peers[m.peer].durable = m

@@ -15,6 +15,9 @@ const maxDrain = 64
 // maxBatch is how many bytes of events may wait for the batch before them; then no input is taken.
 const maxBatch = 4 << 20
 
+// maxAnswers is how many answers may wait for a batch; then no request is taken.
+const maxAnswers = 4096
+
 func (b *Branch) loop(ctx context.Context) error {
 	beat := time.NewTicker(BeatInterval)
 	defer beat.Stop()
@@ -25,6 +28,9 @@ func (b *Branch) loop(ctx context.Context) error {
 		deliveries, requests := b.deliveries, b.requests
 		if len(b.engine.filling.Persist) > maxBatch {
 			deliveries, requests = nil, nil
+		}
+		if len(b.engine.filling.replies) > maxAnswers {
+			requests = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -50,7 +56,7 @@ func (b *Branch) loop(ctx context.Context) error {
 		case q := <-requests:
 			b.answer(q, pay)
 		case <-pay.C:
-			if b.engine.paying() && !b.payer.stopped && b.payer.interval > 0 {
+			if b.engine.paying() && !b.payer.stopped && b.payer.interval > 0 && len(b.engine.filling.Persist) < maxBatch {
 				b.payer.pay(b.engine.ledger, &b.engine.filling.Output)
 			}
 			if b.payer.interval > 0 {

@@ -16,6 +16,9 @@ import (
 // open makes the branch part of a bank, or finds that it is in that bank already. Opened tells that
 // this request did it. Error: another bank, or a plan that can't be.
 func (e *engine[P]) open(self string, init *bankpb.InitBranch) (opened bool, err error) {
+	if n := len(init.GetAllBranches()); n > ledger.MaxBranches {
+		return false, fmt.Errorf("%d branches: a bank has 2 to %d", n, ledger.MaxBranches)
+	}
 	plan, addresses, err := planOf(self, init)
 	if err != nil {
 		return false, err
@@ -23,6 +26,7 @@ func (e *engine[P]) open(self string, init *bankpb.InitBranch) (opened bool, err
 	if e.ledger.Opened() {
 		held := e.ledger.Plan()
 		if held.BankID != plan.BankID || string(held.Key) != string(plan.Key) || !slices.Equal(held.Names, plan.Names) ||
+			len(plan.Balances) != len(plan.Names) ||
 			held.Balances[e.ledger.Self()] != plan.Balances[e.ledger.Self()] {
 			return false, fmt.Errorf("%s already belongs to bank %x of %d branches; to leave it, stop it and start it without its data",
 				self, held.BankID[:4], len(held.Names))

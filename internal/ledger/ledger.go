@@ -292,6 +292,9 @@ func (l *Ledger) receiveRun(out *Output, from int, run []Item) error {
 }
 
 func (l *Ledger) receiveMarker(out *Output, from int, id uint64, at int64) error {
+	if id > MaxMoney || l.process.Get(id) == nil && l.process.Len() >= MaxInProgress*len(l.pairs) {
+		return fmt.Errorf("%w: marker %d, with %d snapshots in progress", ErrBadItem, id, l.process.Len())
+	}
 	if l.markerTwice(from, id) {
 		return fmt.Errorf("%w: marker %d came twice", ErrBadItem, id)
 	}

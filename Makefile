@@ -47,7 +47,7 @@ vet-darwin: ## that macOS compiles it too
 
 .PHONY: lint
 lint: ## the linters of .golangci.yml, among them the directions of imports
-	$(TOOL) golangci-lint run ./...
+	$(TOOL) golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: fmt
 fmt: ## gofumpt and the order of imports

@@ -5,7 +5,7 @@
 //	clients ──requests──▶ │ loop │ ◀──done──
 //	timer ──────────────▶ └──────┘ ──frames──▶ links   ──answers──▶ clients
 //
-// The loop takes inputs, steps the ledger (engine.go) and fills a batch. When no batch is being
+// The loop takes inputs, steps the engine and fills a batch. When no batch is being
 // synced it hands over the one that it has; when that is durable, and only then, the batch's effects
 // go out. While one batch is synced the next is filled: nothing waits for a timer.
 //
@@ -25,6 +25,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"cutbank/internal/engine"
 	"cutbank/internal/journal"
 	"cutbank/internal/link"
 	"cutbank/proto/bankpb"
@@ -123,7 +124,7 @@ func (c *Config) Validate() error {
 // Branch is one branch. Make it with New, then Run it once.
 type Branch struct {
 	cfg        Config
-	engine     *engine[*link.Conn]
+	engine     *engine.Engine[*link.Conn]
 	payer      payer
 	mesh       *link.Mesh
 	deliveries chan link.Delivery
@@ -131,7 +132,7 @@ type Branch struct {
 	commits    chan commit
 	done       chan committed
 	stats      journal.Stats // after the last commit
-	inFlight   *batch[*link.Conn]
+	inFlight   *engine.Batch[*link.Conn]
 	recovery   time.Duration
 }
 
@@ -153,13 +154,13 @@ func New(cfg Config) (*Branch, error) {
 		return nil, err
 	}
 	b := &Branch{
-		cfg: cfg, engine: newEngine[*link.Conn](),
+		cfg: cfg, engine: engine.New[*link.Conn](),
 		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount}, //nolint:gosec // not a secret
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
 		commits: make(chan commit, 1), done: make(chan committed, 1),
 	}
 	began := time.Now()
-	if err := cfg.Journal.Recover(b.engine.ledger.Load, b.engine.ledger.Replay); err != nil {
+	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.engine.Ledger.Replay); err != nil {
 		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
 	}
 	b.recovery = time.Since(began)
@@ -185,7 +186,7 @@ func (b *Branch) Run(ctx context.Context) error {
 	})
 	defer b.mesh.Stop()
 	defer cancel()
-	if b.engine.ledger.Opened() {
+	if b.engine.Ledger.Opened() {
 		if err := b.resume(); err != nil {
 			return err
 		}
@@ -199,17 +200,17 @@ func (b *Branch) Run(ctx context.Context) error {
 
 // resume begins the next incarnation of a branch that was recovered.
 func (b *Branch) resume() error {
-	l := b.engine.ledger
+	l := b.engine.Ledger
 	if name := l.Plan().Names[l.Self()]; name != b.cfg.Name {
 		return fmt.Errorf("branch %s: the data directory is that of %s", b.cfg.Name, name)
 	}
-	out := &b.engine.filling.Output
+	out := &b.engine.Filling.Output
 	l.Start(out)
 	if err := b.cfg.Journal.Commit(out.Persist); err != nil {
 		return err
 	}
 	out.Reset()
-	b.engine.begin()
+	b.engine.Begin()
 	b.linkUp()
 	b.cfg.Logger.Info("books recovered", "balance", l.Balance(), "incarnation", l.Incarnation(),
 		"snapshots_in_progress", l.SnapshotsInProgress(), "took", b.recovery.Round(time.Microsecond).String())
@@ -217,7 +218,7 @@ func (b *Branch) resume() error {
 }
 
 func (b *Branch) linkUp() {
-	l := b.engine.ledger
+	l := b.engine.Ledger
 	p := l.Plan()
 	b.mesh.Start(&link.Identity{
 		Bank: p.BankID, Key: p.Key, Names: p.Names, Self: l.Self(), Incarnation: l.Incarnation(),
@@ -238,10 +239,10 @@ func (b *Branch) journalLoop() {
 }
 
 func (b *Branch) status() *bankpb.BranchMessage {
-	s := b.engine.status()
+	s := b.engine.Status()
 	s.Journal = &bankpb.JournalStatus{
 		Commits: b.stats.Commits, Bytes: b.stats.Bytes, RecoveryUs: uint64(b.recovery.Microseconds()), //nolint:gosec // a time
 		SyncUsLog2: slices.Clone(b.stats.SyncMicrosLog2[:]), SyncUsSum: b.stats.SyncMicrosSum,
 	}
-	return statusMessage(s)
+	return engine.StatusMessage(s)
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cutbank/internal/engine"
 	"cutbank/internal/link"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
@@ -163,7 +164,7 @@ func (b *Branch) serveController(ctx context.Context, c *Client, r *wire.Reader,
 		Version: link.Version, Name: b.cfg.Name, Open: id != nil, Nonce: link.Challenge(), Durable: b.cfg.Durable,
 	}
 	if attach.GetVersion() != link.Version || len(attach.GetNonce()) != 16 {
-		c.Reply(errorMessage(bankpb.Error_VERSION,
+		c.Reply(engine.ErrorMessage(bankpb.Error_VERSION,
 			fmt.Sprintf("attach of version %d: this branch speaks %d, with a nonce of 16 bytes", attach.GetVersion(), link.Version), 0))
 		return b.drainReplies(c, r)
 	}
@@ -186,7 +187,7 @@ func (b *Branch) serveController(ctx context.Context, c *Client, r *wire.Reader,
 	}
 	prove := m.GetProve()
 	if ch.Keyed && !hmac.Equal(prove.GetMac(), link.ControllerMAC(id.Key, attach.GetNonce(), ch.GetNonce(), ch.GetBankId(), b.cfg.Name)) {
-		c.Reply(errorMessage(bankpb.Error_DENIED, "the controller does not have the key of this bank", 0))
+		c.Reply(engine.ErrorMessage(bankpb.Error_DENIED, "the controller does not have the key of this bank", 0))
 		return b.drainReplies(c, r)
 	}
 	c.proved.Store(true)

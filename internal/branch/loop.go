@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"cutbank/internal/engine"
 	"cutbank/internal/ledger"
 	"cutbank/proto/bankpb"
 )
@@ -26,10 +27,10 @@ func (b *Branch) loop(ctx context.Context) error {
 	for {
 		b.commit()
 		deliveries, requests := b.deliveries, b.requests
-		if len(b.engine.filling.Persist) > maxBatch {
+		if len(b.engine.Filling.Persist) > maxBatch {
 			deliveries, requests = nil, nil
 		}
-		if len(b.engine.filling.replies) > maxAnswers {
+		if b.engine.Answers() > maxAnswers {
 			requests = nil
 		}
 		select {
@@ -44,7 +45,7 @@ func (b *Branch) loop(ctx context.Context) error {
 		case d := <-deliveries:
 			now := time.Now().UnixMicro()
 			for n := 0; ; n++ {
-				if err := dispatch(b.engine, d, now); err != nil {
+				if err := b.engine.Deliver(d.Conn.Peer, d.Conn, d, now); err != nil {
 					b.report(err)
 				}
 				d.Recycle()
@@ -56,8 +57,8 @@ func (b *Branch) loop(ctx context.Context) error {
 		case q := <-requests:
 			b.answer(q, pay)
 		case <-pay.C:
-			if b.engine.paying() && !b.payer.stopped && b.payer.interval > 0 && len(b.engine.filling.Persist) < maxBatch {
-				b.payer.pay(b.engine.ledger, &b.engine.filling.Output)
+			if b.engine.Paying() && !b.payer.stopped && b.payer.interval > 0 && len(b.engine.Filling.Persist) < maxBatch {
+				b.payer.pay(b.engine.Ledger, &b.engine.Filling.Output)
 			}
 			if b.payer.interval > 0 {
 				pay.Reset(b.payer.wait())
@@ -65,8 +66,8 @@ func (b *Branch) loop(ctx context.Context) error {
 		case <-beat.C:
 		}
 		b.healthy()
-		if b.payer.interval == 0 && b.engine.paying() && !b.payer.stopped {
-			b.payer.burst(b.engine.ledger, &b.engine.filling.Output)
+		if b.payer.interval == 0 && b.engine.Paying() && !b.payer.stopped {
+			b.payer.burst(b.engine.Ledger, &b.engine.Filling.Output)
 		}
 	}
 }
@@ -74,10 +75,10 @@ func (b *Branch) loop(ctx context.Context) error {
 // commit hands the batch over when none is being synced. A batch without events waits for none.
 func (b *Branch) commit() {
 	e := b.engine
-	if b.inFlight != nil || e.filling.empty() {
+	if b.inFlight != nil || e.Filling.Empty() {
 		return
 	}
-	b.inFlight = e.seal()
+	b.inFlight = e.Seal()
 	if len(b.inFlight.Persist) == 0 {
 		b.letOut()
 		return
@@ -85,7 +86,7 @@ func (b *Branch) commit() {
 	c := commit{events: b.inFlight.Persist}
 	// Nothing is in flight and the next batch is empty: the ledger stands exactly after this batch.
 	if b.cfg.Journal.SinceCheckpoint() >= b.cfg.CheckpointBytes {
-		c.checkpoint = e.ledger.Checkpoint(nil)
+		c.checkpoint = e.Ledger.Checkpoint(nil)
 	}
 	if b.cfg.Health != nil {
 		b.cfg.Health.Syncing(true)
@@ -98,7 +99,7 @@ func (b *Branch) letOut() {
 	if b.cfg.Health != nil {
 		b.cfg.Health.Syncing(false)
 	}
-	b.engine.release(b.inFlight)
+	b.engine.Release(b.inFlight)
 	b.inFlight = nil
 }
 
@@ -117,7 +118,7 @@ func (b *Branch) finish() error {
 func (b *Branch) healthy() {
 	if b.cfg.Health != nil {
 		b.cfg.Health.Beat()
-		b.cfg.Health.SetReady(b.engine.paying() && b.engine.linksUp() == len(b.engine.peers)-1)
+		b.cfg.Health.SetReady(b.engine.Ready())
 	}
 }
 
@@ -133,26 +134,26 @@ func (b *Branch) report(err error) {
 func (b *Branch) answer(q request, pay *time.Timer) {
 	e, c := b.engine, q.from
 	if q.m == nil {
-		e.forget(c)
+		e.Forget(c)
 		return
 	}
 	if init := q.m.GetInitBranch(); init != nil {
 		b.init(c, init)
 		return
 	}
-	if !e.ledger.Opened() {
-		e.answer(c, errorMessage(bankpb.Error_NOT_OPEN, "not open yet: send InitBranch first", 0))
+	if !e.Ledger.Opened() {
+		e.Answer(c, engine.ErrorMessage(bankpb.Error_NOT_OPEN, "not open yet: send InitBranch first", 0))
 		return
 	}
-	if len(e.ledger.Plan().Key) > 0 && !c.proved.Load() {
-		e.answer(c, errorMessage(bankpb.Error_DENIED, "this bank has a key: attach as its controller", 0))
+	if len(e.Ledger.Plan().Key) > 0 && !c.proved.Load() {
+		e.Answer(c, engine.ErrorMessage(bankpb.Error_DENIED, "this bank has a key: attach as its controller", 0))
 		return
 	}
 	switch m := q.m.GetBranchMessage().(type) {
 	case *bankpb.BranchMessage_InitSnapshot:
-		e.initiate(c, m.InitSnapshot.GetSnapshotId(), time.Now().UnixMicro())
+		e.Initiate(c, m.InitSnapshot.GetSnapshotId(), time.Now().UnixMicro())
 	case *bankpb.BranchMessage_RetrieveSnapshot:
-		e.retrieve(c, m.RetrieveSnapshot.GetSnapshotId())
+		e.Retrieve(c, m.RetrieveSnapshot.GetSnapshotId())
 	case *bankpb.BranchMessage_Prove:
 		err := b.moved(m.Prove.GetAllBranches())
 		b.set(c, m.Prove.GetSettings(), pay, err)
@@ -160,7 +161,7 @@ func (b *Branch) answer(q request, pay *time.Timer) {
 		b.set(c, m.GetStatus.GetSettings(), pay, nil)
 	default:
 		b.cfg.Logger.Warn("message refused", "from", c.nc.RemoteAddr().String(), "kind", kindOf(q.m))
-		e.answer(c, errorMessage(bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send", 0))
+		e.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send", 0))
 	}
 }
 
@@ -174,24 +175,24 @@ func kindOf(m *bankpb.BranchMessage) string {
 
 func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
 	e := b.engine
-	opened, err := e.open(b.cfg.Name, init)
+	opened, err := e.Open(b.cfg.Name, init)
 	if err != nil {
 		code := bankpb.Error_BAD_REQUEST
-		if e.ledger.Opened() {
+		if e.Ledger.Opened() {
 			code = bankpb.Error_OTHER_BANK
 		}
 		b.cfg.Logger.Warn("opening refused", "from", c.nc.RemoteAddr().String(), "err", err)
-		e.answer(c, errorMessage(code, err.Error(), 0))
+		e.Answer(c, engine.ErrorMessage(code, err.Error(), 0))
 		return
 	}
 	c.proved.Store(true) // it has the plan, key and all
 	if opened {
-		p := e.ledger.Plan()
-		b.cfg.Logger.Info("bank opened", "balance", e.ledger.Balance(), "branches", len(p.Names), "keyed", len(p.Key) > 0)
+		p := e.Ledger.Plan()
+		b.cfg.Logger.Info("bank opened", "balance", e.Ledger.Balance(), "branches", len(p.Names), "keyed", len(p.Key) > 0)
 		b.linkUp()
 	}
 	if init.GetPlan() != nil {
-		e.answer(c, b.status())
+		e.Answer(c, b.status())
 	}
 }
 
@@ -200,8 +201,8 @@ func (b *Branch) moved(all []*bankpb.InitBranch_Branch) error {
 	if len(all) == 0 {
 		return nil
 	}
-	l := b.engine.ledger
-	addresses, err := addressesOf(all)
+	l := b.engine.Ledger
+	addresses, err := engine.AddressesOf(all)
 	if err != nil {
 		return err
 	}
@@ -213,7 +214,7 @@ func (b *Branch) moved(all []*bankpb.InitBranch_Branch) error {
 	for i, a := range addresses {
 		if l.Addresses()[i] != a {
 			b.mesh.Move(addresses)
-			return l.Move(&b.engine.filling.Output, addresses)
+			return l.Move(&b.engine.Filling.Output, addresses)
 		}
 	}
 	return nil
@@ -229,7 +230,7 @@ func (b *Branch) set(c *Client, s *bankpb.Settings, pay *time.Timer, err error) 
 		err = errors.New("an interval of more than an hour")
 	}
 	if err != nil {
-		b.engine.answer(c, errorMessage(bankpb.Error_BAD_REQUEST, err.Error(), 0))
+		b.engine.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST, err.Error(), 0))
 		return
 	}
 	b.payer.amount = amount
@@ -240,5 +241,5 @@ func (b *Branch) set(c *Client, s *bankpb.Settings, pay *time.Timer, err error) 
 	if s != nil && s.Stopped != nil {
 		b.payer.stopped = s.GetStopped()
 	}
-	b.engine.answer(c, b.status())
+	b.engine.Answer(c, b.status())
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cutbank/internal/engine"
 	"cutbank/internal/ledger"
 )
 
@@ -97,7 +98,7 @@ func (p *payer) transfer(l *ledger.Ledger, out *ledger.Output, money uint64) boo
 	first := p.random.IntN(n - 1)
 	for k := range n - 1 {
 		to := (self + 1 + (first+k)%(n-1)) % n
-		err := l.Transfer(out, to, money, 0, Window)
+		err := l.Transfer(out, to, money, 0, engine.Window)
 		if err == nil {
 			return true
 		}

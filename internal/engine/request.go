@@ -1,4 +1,4 @@
-package branch
+package engine
 
 import (
 	"crypto/sha256"
@@ -13,9 +13,9 @@ import (
 	"cutbank/proto/bankpb"
 )
 
-// open makes the branch part of a bank, or finds that it is in that bank already. Opened tells that
+// Open makes the branch part of a bank, or finds that it is in that bank already. Opened tells that
 // this request did it. Error: another bank, or a plan that can't be.
-func (e *engine[P]) open(self string, init *bankpb.InitBranch) (opened bool, err error) {
+func (e *Engine[P]) Open(self string, init *bankpb.InitBranch) (opened bool, err error) {
 	if n := len(init.GetAllBranches()); n > ledger.MaxBranches {
 		return false, fmt.Errorf("%d branches: a bank has 2 to %d", n, ledger.MaxBranches)
 	}
@@ -23,22 +23,22 @@ func (e *engine[P]) open(self string, init *bankpb.InitBranch) (opened bool, err
 	if err != nil {
 		return false, err
 	}
-	if e.ledger.Opened() {
-		held := e.ledger.Plan()
+	if e.Ledger.Opened() {
+		held := e.Ledger.Plan()
 		if held.BankID != plan.BankID || string(held.Key) != string(plan.Key) || !slices.Equal(held.Names, plan.Names) ||
 			len(plan.Balances) != len(plan.Names) ||
-			held.Balances[e.ledger.Self()] != plan.Balances[e.ledger.Self()] {
+			held.Balances[e.Ledger.Self()] != plan.Balances[e.Ledger.Self()] {
 			return false, fmt.Errorf("%s already belongs to bank %x of %d branches; to leave it, stop it and start it without its data",
 				self, held.BankID[:4], len(held.Names))
 		}
 		return false, nil
 	}
-	out := &e.filling.Output
-	if err := e.ledger.Open(out, plan, self, addresses); err != nil {
+	out := &e.Filling.Output
+	if err := e.Ledger.Open(out, plan, self, addresses); err != nil {
 		return false, err
 	}
-	e.ledger.Start(out)
-	e.begin()
+	e.Ledger.Start(out)
+	e.Begin()
 	return true, nil
 }
 
@@ -47,7 +47,7 @@ func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses [
 	for _, b := range init.GetAllBranches() {
 		plan.Names = append(plan.Names, b.GetName())
 	}
-	if addresses, err = addressesOf(init.GetAllBranches()); err != nil {
+	if addresses, err = AddressesOf(init.GetAllBranches()); err != nil {
 		return plan, nil, err
 	}
 	p := init.GetPlan()
@@ -74,7 +74,8 @@ func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses [
 	return plan, addresses, nil
 }
 
-func addressesOf(all []*bankpb.InitBranch_Branch) ([]string, error) {
+// AddressesOf lists the addresses of an InitBranch as host:port. Error: one that is none.
+func AddressesOf(all []*bankpb.InitBranch_Branch) ([]string, error) {
 	addresses := make([]string, 0, len(all))
 	for _, b := range all {
 		if b.GetPort() == 0 || b.GetPort() > 65535 || b.GetIp() == "" {
@@ -85,44 +86,44 @@ func addressesOf(all []*bankpb.InitBranch_Branch) ([]string, error) {
 	return addresses, nil
 }
 
-// initiate starts a snapshot here. It is answered only when it is refused.
-func (e *engine[P]) initiate(c client, id uint64, at int64) {
+// Initiate starts a snapshot here. It is answered only when it is refused.
+func (e *Engine[P]) Initiate(c Client, id uint64, at int64) {
 	code := bankpb.Error_SNAPSHOT_LIMIT
 	var err error
 	if id == 0 || id > ledger.MaxMoney {
 		code, err = bankpb.Error_BAD_REQUEST, fmt.Errorf("snapshot id %d is not between 1 and 2^53-1", id)
 	} else {
-		err = e.ledger.Initiate(&e.filling.Output, id, at)
+		err = e.Ledger.Initiate(&e.Filling.Output, id, at)
 	}
 	if errors.Is(err, ledger.ErrExists) {
 		code = bankpb.Error_SNAPSHOT_EXISTS
 	}
 	if err != nil {
-		e.answer(c, errorMessage(code, err.Error(), id))
+		e.Answer(c, ErrorMessage(code, err.Error(), id))
 	}
 }
 
-// retrieve answers with the branch's part of a snapshot, as soon as it is complete.
-func (e *engine[P]) retrieve(c client, id uint64) {
-	r, gone := e.ledger.Snapshot(id)
+// Retrieve answers with the branch's part of a snapshot, as soon as it is complete.
+func (e *Engine[P]) Retrieve(c Client, id uint64) {
+	r, gone := e.Ledger.Snapshot(id)
 	switch {
 	case r != nil && r.Complete():
-		e.answer(c, e.localSnapshot(r))
+		e.Answer(c, e.localSnapshot(r))
 	case r == nil && gone:
-		e.answer(c, errorMessage(bankpb.Error_SNAPSHOT_GONE,
+		e.Answer(c, ErrorMessage(bankpb.Error_SNAPSHOT_GONE,
 			fmt.Sprintf("snapshot %d is no longer kept: the last %d are", id, ledger.MaxDone), id))
 	case e.waits >= MaxWaiting:
-		e.answer(c, errorMessage(bankpb.Error_SNAPSHOT_LIMIT, fmt.Sprintf("%d requests are waiting", e.waits), id))
+		e.Answer(c, ErrorMessage(bankpb.Error_SNAPSHOT_LIMIT, fmt.Sprintf("%d requests are waiting", e.waits), id))
 	default:
 		e.waiting[id] = append(e.waiting[id], c)
 		e.waits++
 	}
 }
 
-// forget drops the waiting requests of a client that is gone.
-func (e *engine[P]) forget(gone client) {
+// Forget drops the waiting requests of a client that is gone.
+func (e *Engine[P]) Forget(gone Client) {
 	for id, list := range e.waiting {
-		kept := slices.DeleteFunc(list, func(c client) bool { return c == gone })
+		kept := slices.DeleteFunc(list, func(c Client) bool { return c == gone })
 		e.waits -= len(list) - len(kept)
 		if e.waiting[id] = kept; len(kept) == 0 {
 			delete(e.waiting, id)
@@ -130,22 +131,22 @@ func (e *engine[P]) forget(gone client) {
 	}
 }
 
-// answer replies when everything that it tells of is durable.
-func (e *engine[P]) answer(c client, m *bankpb.BranchMessage) {
-	e.filling.replies = append(e.filling.replies, reply{c, m})
+// Answer replies when everything that it tells of is durable.
+func (e *Engine[P]) Answer(c Client, m *bankpb.BranchMessage) {
+	e.Filling.replies = append(e.Filling.replies, reply{c, m})
 }
 
 // localSnapshot is a recording as the assignment's answer, with what the audit reads besides.
-func (e *engine[P]) localSnapshot(r *snapshot.Recording) *bankpb.BranchMessage {
+func (e *Engine[P]) localSnapshot(r *snapshot.Recording) *bankpb.BranchMessage {
 	s := &bankpb.ReturnSnapshot_LocalSnapshot{
 		SnapshotId: r.ID, Balance: r.Balance, Incarnation: r.Incarnation,
 		RecordedAtUs: r.RecordedAt, CompletedAtUs: r.CompletedAt,
 	}
 	if r.FirstFrom != snapshot.Initiator {
-		s.FirstMarkerFrom = e.ledger.Plan().Names[r.FirstFrom]
+		s.FirstMarkerFrom = e.Ledger.Plan().Names[r.FirstFrom]
 	}
 	for i := range r.Channels {
-		if i == e.ledger.Self() {
+		if i == e.Ledger.Self() {
 			continue
 		}
 		c := &r.Channels[i]
@@ -161,13 +162,13 @@ func (e *engine[P]) localSnapshot(r *snapshot.Recording) *bankpb.BranchMessage {
 	}}
 }
 
-// status is the state of the branch as its controllers see it.
-func (e *engine[P]) status() *bankpb.Status {
-	l := e.ledger
+// Status is the state of the branch as its controllers see it.
+func (e *Engine[P]) Status() *bankpb.Status {
+	l := e.Ledger
 	s := &bankpb.Status{
 		Incarnation: l.Incarnation(), Total: l.Plan().Total, Roster: l.Plan().Names, Balance: l.Balance(),
 		LastSnapshotId: l.LastSnapshotID(), SnapshotsInProgress: uint32(l.SnapshotsInProgress()), //nolint:gosec // small
-		Ready: e.paying() && e.linksUp() == len(e.peers)-1, Share: l.Plan().Balances[l.Self()],
+		Ready: e.Ready(), Share: l.Plan().Balances[l.Self()],
 	}
 	for i := range e.peers {
 		if i == l.Self() {
@@ -187,12 +188,14 @@ func (e *engine[P]) status() *bankpb.Status {
 	return s
 }
 
-func errorMessage(code bankpb.Error_Code, text string, snapshotID uint64) *bankpb.BranchMessage {
+// ErrorMessage is a refusal.
+func ErrorMessage(code bankpb.Error_Code, text string, snapshotID uint64) *bankpb.BranchMessage {
 	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Error{
 		Error: &bankpb.Error{Code: code, Message: text, SnapshotId: snapshotID},
 	}}
 }
 
-func statusMessage(s *bankpb.Status) *bankpb.BranchMessage {
+// StatusMessage is a status as an answer.
+func StatusMessage(s *bankpb.Status) *bankpb.BranchMessage {
 	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Status_{Status_: s}}
 }

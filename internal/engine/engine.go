@@ -1,4 +1,13 @@
-package branch
+// Package engine is a branch without goroutines, sockets, clock and randomness: the ledger, the
+// barrier after a start, the cursors of each connection, and the batch that waits to be durable. The
+// production branch and the simulator both run it.
+//
+// Inputs (Deliver, Initiate, Retrieve, Open, and the ledger's Transfer on Filling) change the ledger
+// and fill a batch. Seal closes the batch; its Persist is to be made durable; Release lets its effects
+// out, and nothing else does. At most one sealed batch is under way while the next is being filled.
+//
+// Not here: bytes on a disk (journal), connections (link), whom to pay and when (branch).
+package engine
 
 import (
 	"errors"
@@ -16,8 +25,8 @@ const Window = 4096
 // MaxWaiting bounds the retrieves that wait at a branch for a snapshot to complete.
 const MaxWaiting = 4096
 
-// port is a connection to a peer as the engine sees it: *link.Conn, or the tests' own.
-type port interface {
+// Port is a connection to a peer as the engine sees it: *link.Conn, or the simulator's own.
+type Port interface {
 	comparable
 	Send(frames []byte)
 	SendItems(frames []byte)
@@ -25,13 +34,13 @@ type port interface {
 	Close(reason error)
 }
 
-// client is who asked: *Client, or the tests' own. Reply must not block.
-type client interface {
+// Client is who asked: *branch.Client, or the simulator's own. Reply must not block.
+type Client interface {
 	Reply(m *bankpb.BranchMessage)
 }
 
 // peer is what the engine knows of the link with a peer, beside the ledger.
-type peer[P port] struct {
+type peer[P Port] struct {
 	conn     P    // the newest proved connection; zero: none
 	verified bool // a position fitted the books since this process started
 	refused  error
@@ -50,73 +59,76 @@ type mark struct {
 	sent, received uint64
 }
 
-// batch is the steps between two commits: what to persist, and what to let out then.
-type batch[P port] struct {
+// Batch is the steps between two commits: what to persist, and what to let out then.
+type Batch[P Port] struct {
 	ledger.Output
 	marks    []mark
 	controls []control[P]
 	replies  []reply
 }
 
-type control[P port] struct {
+type control[P Port] struct {
 	peer  int
 	conn  P
 	frame []byte
 }
 
 type reply struct {
-	to client
+	to Client
 	m  *bankpb.BranchMessage
 }
 
-func (b *batch[P]) empty() bool {
+// Empty tells that there is nothing to persist and nothing to let out.
+func (b *Batch[P]) Empty() bool {
 	return len(b.Persist) == 0 && len(b.Channels) == 0 && len(b.controls) == 0 && len(b.replies) == 0
 }
 
-// engine is a branch without goroutines, sockets, clock and randomness: inputs change the ledger and
-// fill a batch; seal closes the batch, which is to be made durable; release lets its effects out.
-// At most one sealed batch is under way while the next is being filled.
-type engine[P port] struct {
-	ledger  *ledger.Ledger
+// Engine is one branch; the package comment has its contract. Not safe for concurrent use.
+type Engine[P Port] struct {
+	Ledger  *ledger.Ledger
 	peers   []peer[P]
 	barrier int // peers still to be verified since the start; then transfers and items flow
-	filling *batch[P]
-	spare   *batch[P]
-	waiting map[uint64][]client // retrieves of snapshots that are not complete
+	Filling *Batch[P]
+	spare   *Batch[P]
+	waiting map[uint64][]Client // retrieves of snapshots that are not complete
 	waits   int
 	frames  []byte
 }
 
-func newEngine[P port]() *engine[P] {
-	return &engine[P]{
-		ledger: new(ledger.Ledger), filling: new(batch[P]), spare: new(batch[P]),
-		waiting: make(map[uint64][]client),
+// New is the engine of a branch that belongs to no bank yet.
+func New[P Port]() *Engine[P] {
+	return &Engine[P]{
+		Ledger: new(ledger.Ledger), Filling: new(Batch[P]), spare: new(Batch[P]),
+		waiting: make(map[uint64][]Client),
 	}
 }
 
-// begin readies the links of a ledger that is open: after Open, and after recovery.
-func (e *engine[P]) begin() {
-	n := len(e.ledger.Plan().Names)
+// Begin readies the links of a ledger that is open: after Open, and after recovery.
+func (e *Engine[P]) Begin() {
+	n := len(e.Ledger.Plan().Names)
 	e.peers, e.barrier = make([]peer[P], n), n-1
 	for i := range e.peers {
-		if i != e.ledger.Self() {
-			e.peers[i].durable = mark{i, e.ledger.Sent(i), e.ledger.Received(i)}
+		if i != e.Ledger.Self() {
+			e.peers[i].durable = mark{i, e.Ledger.Sent(i), e.Ledger.Received(i)}
 		}
 	}
 }
 
-// paying tells that the books were compared with every peer since the start.
-func (e *engine[P]) paying() bool { return e.ledger.Opened() && e.barrier == 0 }
+// Answers is how many answers wait for the batch that is being filled.
+func (e *Engine[P]) Answers() int { return len(e.Filling.replies) }
 
-// seal ends the batch that is being filled and starts the next.
-func (e *engine[P]) seal() *batch[P] {
-	b := e.filling
+// Paying tells that the books were compared with every peer since the start.
+func (e *Engine[P]) Paying() bool { return e.Ledger.Opened() && e.barrier == 0 }
+
+// Seal ends the batch that is being filled and starts the next.
+func (e *Engine[P]) Seal() *Batch[P] {
+	b := e.Filling
 	for _, p := range b.Channels {
-		b.marks = append(b.marks, mark{p, e.ledger.Sent(p), e.ledger.Received(p)})
+		b.marks = append(b.marks, mark{p, e.Ledger.Sent(p), e.Ledger.Received(p)})
 	}
 	for _, id := range b.Completed {
-		answer := errorMessage(bankpb.Error_SNAPSHOT_GONE, "no longer kept", id)
-		if r, _ := e.ledger.Snapshot(id); r != nil { // else one batch completed more than are kept
+		answer := ErrorMessage(bankpb.Error_SNAPSHOT_GONE, "no longer kept", id)
+		if r, _ := e.Ledger.Snapshot(id); r != nil { // else one batch completed more than are kept
 			answer = e.localSnapshot(r)
 		}
 		for _, c := range e.waiting[id] {
@@ -125,12 +137,12 @@ func (e *engine[P]) seal() *batch[P] {
 		}
 		delete(e.waiting, id)
 	}
-	e.filling, e.spare = e.spare, nil
+	e.Filling, e.spare = e.spare, nil
 	return b
 }
 
-// release lets the effects of a batch out, now that it is durable.
-func (e *engine[P]) release(b *batch[P]) {
+// Release lets the effects of a batch out, now that it is durable.
+func (e *Engine[P]) Release(b *Batch[P]) {
 	for _, c := range b.controls {
 		if e.peers[c.peer].conn == c.conn {
 			c.conn.Send(c.frame)
@@ -154,7 +166,7 @@ func (e *engine[P]) release(b *batch[P]) {
 }
 
 // flush sends a peer what is durable and has not been sent on its connection.
-func (e *engine[P]) flush(i int) {
+func (e *Engine[P]) flush(i int) {
 	p := &e.peers[i]
 	if !p.up {
 		return
@@ -168,20 +180,20 @@ func (e *engine[P]) flush(i int) {
 	}
 	e.frames = e.frames[:0]
 	for ; p.next <= p.durable.sent; p.next++ {
-		e.frames = wire.AppendItem(e.frames, e.ledger.Item(i, p.next))
+		e.frames = wire.AppendItem(e.frames, e.Ledger.Item(i, p.next))
 	}
 	p.conn.SendItems(e.frames)
 }
 
 // connected takes a new proved connection in place of the one before it. What the old one still
 // delivers is dropped from here on, before the position for the new one is computed.
-func (e *engine[P]) connected(i int, conn P) {
+func (e *Engine[P]) connected(i int, conn P) {
 	p := &e.peers[i]
 	var none P
 	if p.conn != none {
 		p.conn.Close(errReplaced)
 	}
-	pos := e.ledger.Position(i)
+	pos := e.Ledger.Position(i)
 	p.conn, p.up, p.ready, p.nextIn, p.acked = conn, false, false, pos.Received+1, pos.Received
 	e.control(i, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Position{Position: &bankpb.Position{
 		Sent: pos.Sent, Acknowledged: pos.Acknowledged, Received: pos.Received, ReceivedHash: pos.ReceivedHash,
@@ -191,26 +203,26 @@ func (e *engine[P]) connected(i int, conn P) {
 var errReplaced = errors.New("replaced by a newer connection of the same peer")
 
 // control sends a frame on the peer's connection when the batch is durable.
-func (e *engine[P]) control(i int, m *bankpb.BranchMessage) {
-	e.filling.controls = append(e.filling.controls, control[P]{i, e.peers[i].conn, wire.Append(nil, m)})
+func (e *Engine[P]) control(i int, m *bankpb.BranchMessage) {
+	e.Filling.controls = append(e.Filling.controls, control[P]{i, e.peers[i].conn, wire.Append(nil, m)})
 }
 
 // position compares a peer's position with the books. Error: ledger.ErrFence; the link is refused.
-func (e *engine[P]) position(i int, pos ledger.Position) error {
+func (e *Engine[P]) position(i int, pos ledger.Position) error {
 	p := &e.peers[i]
 	if p.up {
 		return e.broken(i, "a second position")
 	}
-	if err := e.ledger.Verify(i, pos); err != nil {
+	if err := e.Ledger.Verify(i, pos); err != nil {
 		known := p.refused != nil && p.refused.Error() == err.Error()
 		p.refused = err
-		p.conn.CloseAfter(wire.Append(nil, errorMessage(bankpb.Error_REFUSED, err.Error(), 0)))
+		p.conn.CloseAfter(wire.Append(nil, ErrorMessage(bankpb.Error_REFUSED, err.Error(), 0)))
 		if known {
 			return nil // said once; the peer dials again in case somebody mends it
 		}
 		return err
 	}
-	if err := e.ledger.Acknowledge(&e.filling.Output, i, pos.Received); err != nil {
+	if err := e.Ledger.Acknowledge(&e.Filling.Output, i, pos.Received); err != nil {
 		return err
 	}
 	p.up, p.refused, p.next = true, nil, pos.Received+1
@@ -237,18 +249,18 @@ func readyMessage() *bankpb.BranchMessage {
 }
 
 // peerReady notes that a peer takes items on its connection.
-func (e *engine[P]) peerReady(i int) {
+func (e *Engine[P]) peerReady(i int) {
 	e.peers[i].ready = true
 	e.flush(i)
 }
 
 // items takes what came on a peer's connection. The number of each is checked by the ledger.
-func (e *engine[P]) items(i int, items []ledger.Item, at int64) error {
+func (e *Engine[P]) items(i int, items []ledger.Item, at int64) error {
 	p := &e.peers[i]
 	if !p.up || e.barrier > 0 {
 		return e.broken(i, "items before they were asked for")
 	}
-	err := e.ledger.Receive(&e.filling.Output, i, p.nextIn, items, at)
+	err := e.Ledger.Receive(&e.Filling.Output, i, p.nextIn, items, at)
 	p.nextIn += uint64(len(items))
 	if err != nil {
 		return e.broken(i, err.Error())
@@ -257,51 +269,53 @@ func (e *engine[P]) items(i int, items []ledger.Item, at int64) error {
 }
 
 // ack takes a peer's cumulative acknowledgement.
-func (e *engine[P]) ack(i int, count uint64) error {
+func (e *Engine[P]) ack(i int, count uint64) error {
 	p := &e.peers[i]
 	if !p.up || count >= p.next {
 		return e.broken(i, fmt.Sprintf("%d items acknowledged, of fewer sent", count))
 	}
-	return e.ledger.Acknowledge(&e.filling.Output, i, count)
+	return e.Ledger.Acknowledge(&e.Filling.Output, i, count)
 }
 
 // broken ends a connection whose peer does not keep to the protocol.
-func (e *engine[P]) broken(i int, what string) error {
-	err := fmt.Errorf("%s does not keep to the protocol: %s", e.ledger.Plan().Names[i], what)
+func (e *Engine[P]) broken(i int, what string) error {
+	err := fmt.Errorf("%s does not keep to the protocol: %s", e.Ledger.Plan().Names[i], what)
 	e.peers[i].conn.Close(err)
 	return err
 }
 
 // lost notes the end of a connection, unless a newer one has replaced it.
-func (e *engine[P]) lost(i int, conn P) {
+func (e *Engine[P]) lost(i int, conn P) {
 	if p := &e.peers[i]; p.conn == conn {
 		var none P
 		p.conn, p.up, p.ready = none, false, false
 	}
 }
 
-// linksUp counts the links that are up.
-func (e *engine[P]) linksUp() int {
-	n := 0
+// Ready tells that the branch pays and that all its links are up.
+func (e *Engine[P]) Ready() bool {
+	if !e.Paying() {
+		return false
+	}
 	for i := range e.peers {
-		if e.peers[i].up {
-			n++
+		if i != e.Ledger.Self() && !e.peers[i].up {
+			return false
 		}
 	}
-	return n
+	return true
 }
 
-// dispatch takes a delivery of a link. Stale ones, of a connection that was replaced, are dropped.
-func dispatch(e *engine[*link.Conn], d link.Delivery, at int64) error {
-	i := d.Conn.Peer
+// Deliver takes what a connection to peer i brought. What comes from a connection that was replaced is
+// dropped. Error: the peer does not keep to the protocol, or ledger.ErrFence; the connection is closed.
+func (e *Engine[P]) Deliver(i int, conn P, d link.Delivery, at int64) error {
 	switch {
 	case d.Up:
-		e.connected(i, d.Conn)
+		e.connected(i, conn)
 		return nil
-	case e.peers[i].conn != d.Conn:
+	case e.peers[i].conn != conn:
 		return nil
 	case d.Lost != nil:
-		e.lost(i, d.Conn)
+		e.lost(i, conn)
 	case d.Position != nil:
 		return e.position(i, *d.Position)
 	case d.Ready:

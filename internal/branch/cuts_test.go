@@ -19,6 +19,17 @@ type cutter struct {
 	left   *atomic.Int64 // cuts to make
 	made   *atomic.Int64
 	open   atomic.Int64
+	total  *atomic.Int64 // open at all proxies
+	peak   *atomic.Int64 // the most that total was
+}
+
+func (p *cutter) count(n int64) {
+	p.open.Add(n)
+	now := p.total.Add(n)
+	peak := p.peak.Load()
+	for now > peak && !p.peak.CompareAndSwap(peak, now) {
+		peak = p.peak.Load()
+	}
 }
 
 // serve passes connections on until the listener is closed.
@@ -34,8 +45,8 @@ func (p *cutter) serve(l net.Listener, wg *sync.WaitGroup, ended <-chan struct{}
 				_ = near.Close()
 				return
 			}
-			p.open.Add(1)
-			defer p.open.Add(-1)
+			p.count(1)
+			defer p.count(-1)
 			p.pass(near, far, ended)
 		})
 	}
@@ -109,20 +120,31 @@ func TestCuts(t *testing.T) {
 	}
 }
 
-// TestOneConnectionPerPair counts N(N-1)/2 connections from the outside.
+// TestOneConnectionPerPair counts N(N-1)/2 connections from the outside: when all are up, and never
+// more than that while all pay and snapshots are taken.
 func TestOneConnectionPerPair(t *testing.T) {
 	var left, made atomic.Int64
 	b, proxies := newProxied(t, 8, &left, &made)
 	b.initiate(0, 1)
-	b.retrieve(1)
+	b.retrieve(1) // all links are up, or no marker would have come
+	b.connections(proxies, 28)
+	proxies[0].peak.Store(28) // what was refused while branches were being opened does not count
+	for id := uint64(2); id < 30; id++ {
+		b.initiate(int(id)%8, id) //nolint:gosec // small
+		b.retrieve(id)
+	}
 	b.drained()
 	b.connections(proxies, 28)
+	if peak := proxies[0].peak.Load(); peak != 28 {
+		t.Errorf("up to %d connections between branches, want 28", peak)
+	}
 }
 
 // newProxied is a bank whose branches find each other through cutters.
 func newProxied(t *testing.T, n int, left, made *atomic.Int64) (*bank, []*cutter) {
 	t.Helper()
 	var proxies []*cutter
+	var total, peak atomic.Int64
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
 	var listeners []net.Listener
@@ -138,7 +160,7 @@ func newProxied(t *testing.T, n int, left, made *atomic.Int64) (*bank, []*cutter
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &cutter{target: address, left: left, made: made}
+		p := &cutter{target: address, left: left, made: made, total: &total, peak: &peak}
 		proxies, listeners = append(proxies, p), append(listeners, l)
 		wg.Go(func() { p.serve(l, &wg, ended) })
 		return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener

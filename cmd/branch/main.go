@@ -79,6 +79,7 @@ type options struct {
 	delay    link.Delay
 	seed     uint64
 	dataDir  string
+	health   string
 	sync     journal.Sync
 	level    string
 	format   string
@@ -123,6 +124,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		var stop context.CancelFunc
 		ctx, stop = supervised(ctx, health)
 		defer stop()
+	} else {
+		told := make(chan struct{})
+		defer func() { <-told }()
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(ctx)
+		defer stop()
+		go func() { defer close(told); lifecycle.Notify(ctx, health) }()
+	}
+	if o.health != "" {
+		if err := lifecycle.ServeProbes(ctx, o.health, health); err != nil {
+			return errUsage{err}
+		}
 	}
 	if err := b.Run(ctx); err != nil {
 		logger.Error("branch failed", "err", err)
@@ -217,6 +230,7 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	amount := fs.String("amount", "1%-5%", "money of a transfer: 1, 1-10, or a share of the first balance")
 	delay := fs.String("link-delay", "0", "hold each transfer and marker on its way, such as 50ms-250ms")
 	fs.StringVar(&o.dataDir, "data-dir", "", "directory that holds a directory of this branch's name: its books survive (default: in memory)")
+	fs.StringVar(&o.health, "health", "", "host:port that answers gRPC health checks: \"\" is liveness, \"ready\" readiness (default: none)")
 	sync := fs.String("sync", "always", "always: money survives power loss; os: it survives kill -9")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")

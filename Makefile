@@ -54,8 +54,10 @@ fmt: ## gofumpt and the order of imports
 	$(TOOL) golangci-lint fmt ./...
 
 .PHONY: gen
-gen: ## proto/bankpb from proto/bank.proto
+gen: ## proto/bankpb from proto/bank.proto, and with protoc the Python example's
 	$(TOOL) buf generate
+	@if command -v protoc >/dev/null; then protoc -Iproto --python_out=examples/python bank.proto; \
+	else echo "no protoc here: examples/python/bank_pb2.py stays as it is, a test compares it"; fi
 
 .PHONY: tidy
 tidy: ## go.mod and go.sum, of the tools too

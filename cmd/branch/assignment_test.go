@@ -14,6 +14,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"cutbank/proto/bankpb"
 )
 
 const assignmentTotal = 4003
@@ -63,12 +71,7 @@ func TestAssignmentRawBytes(t *testing.T) {
 
 // The same by a program in another language.
 func TestAssignmentPython(t *testing.T) {
-	python, err := exec.LookPath("python3")
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("CI runs this with python3")
-	} else if err != nil {
-		t.Skip("there is no python3 here")
-	}
+	python := pythonWithProtobuf(t)
 	_, roster := startBranches(t, 4)
 	cmd := exec.CommandContext(t.Context(), python, "../../examples/python/client.py", strconv.Itoa(assignmentTotal), roster, "3", "0.05")
 	cmd.Stderr = os.Stderr
@@ -87,6 +90,39 @@ func TestAssignmentPython(t *testing.T) {
 	}
 	if !regexp.MustCompile(want + "$").Match(out) {
 		t.Errorf("got\n%s\nwant %s", out, want)
+	}
+}
+
+// pythonWithProtobuf finds an interpreter that has the standard package.
+func pythonWithProtobuf(t *testing.T) string {
+	t.Helper()
+	for _, python := range []string{"python3", "/usr/bin/python3"} { // the system's has the system's packages
+		if exec.Command(python, "-c", "import google.protobuf").Run() == nil {
+			return python
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("CI runs this with python3-protobuf")
+	}
+	t.Skip("there is no python3 with protobuf here")
+	return ""
+}
+
+// TestPythonDescriptor: examples/python/bank_pb2.py is made from the same proto as the Go code.
+func TestPythonDescriptor(t *testing.T) {
+	cmd := exec.Command(pythonWithProtobuf(t), "-c", "import sys, bank_pb2; sys.stdout.buffer.write(bank_pb2.DESCRIPTOR.serialized_pb)")
+	cmd.Dir = "../../examples/python"
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := new(descriptorpb.FileDescriptorProto), protodesc.ToFileDescriptorProto(bankpb.File_bank_proto)
+	if err := proto.Unmarshal(out, theirs); err != nil {
+		t.Fatal(err)
+	}
+	names := protocmp.IgnoreFields(&descriptorpb.FieldDescriptorProto{}, "json_name") // protoc leaves out what follows
+	if diff := cmp.Diff(ours, theirs, protocmp.Transform(), names); diff != "" {
+		t.Errorf("examples/python/bank_pb2.py is old: make gen, with protoc\n%s", diff)
 	}
 }
 

@@ -1,74 +1,34 @@
 #!/usr/bin/env python3
-"""A controller of the assignment, written with bank.proto and a varint, nothing else.
+"""A controller of the assignment: bank.proto, the standard protobuf package, and nothing of cutbank's own.
 
     python3 client.py <total> <file> [snapshots [seconds_between]]
 
 It opens the bank (InitBranch), starts snapshots at random branches (InitSnapshot), and asks all
 branches for each (RetrieveSnapshot, answered by ReturnSnapshot once the snapshot is complete).
+Needs protobuf 3.20 or later (Debian: python3-protobuf). bank_pb2.py is made from proto/bank.proto.
 """
 import random
 import socket
 import sys
 import time
 
-# BranchMessage's fields.
-INIT_BRANCH, INIT_SNAPSHOT, RETRIEVE_SNAPSHOT, RETURN_SNAPSHOT = 1, 3, 5, 6
+from bank_pb2 import BranchMessage
 
-
-# ---- protobuf: a message is a row of fields, each a varint (number << 3 | type) and its value ----
-
-def varint(n):
-    out = bytearray()
-    while n >= 0x80:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    return bytes(out + bytes([n]))
-
-
-def number(field, n):
-    return varint(field << 3 | 0) + varint(n)
-
-
-def nested(field, data):
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def parse_varint(data, at):
-    n = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        n |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return n, at
-
-
-def parse(data):
-    """Yields (field number, value): an int, or bytes for nested messages, strings, packed lists."""
-    at = 0
-    while at < len(data):
-        key, at = parse_varint(data, at)
-        if key & 7 == 0:
-            value, at = parse_varint(data, at)
-        else:
-            size = {1: 8, 5: 4}.get(key & 7)
-            if size is None:
-                size, at = parse_varint(data, at)
-            value, at = data[at:at + size], at + size
-        yield key >> 3, value
-
-
-# ---- a connection: each message behind its length, as a varint ----
 
 class Branch:
+    """A connection to a branch: each message behind its length, as a varint."""
+
     def __init__(self, name, ip, port):
         self.name, self.ip, self.port = name, ip, int(port)
         self.stream = socket.create_connection((ip, self.port), timeout=30).makefile("rwb")
 
-    def send(self, field, body):
-        message = nested(field, body)
-        self.stream.write(varint(len(message)) + message)
+    def send(self, **kind):
+        body = BranchMessage(**kind).SerializeToString()
+        length, size = bytearray(), len(body)
+        while size >= 0x80:
+            length.append(size & 0x7F | 0x80)
+            size >>= 7
+        self.stream.write(bytes(length) + bytes([size]) + body)
         self.stream.flush()
 
     def receive(self):
@@ -80,42 +40,33 @@ class Branch:
             size |= (byte[0] & 0x7F) << shift
             shift += 7
             if byte[0] < 0x80:
-                break
-        return next(parse(self.stream.read(size)))
+                return BranchMessage.FromString(self.stream.read(size))
 
 
 def open_bank(branches, total):
     share, rest = divmod(total, len(branches))
-    roster = b"".join(
-        nested(2, nested(1, b.name.encode()) + nested(2, b.ip.encode()) + number(3, b.port)) for b in branches)
+    roster = [dict(name=b.name, ip=b.ip, port=b.port) for b in branches]
     for i, branch in enumerate(branches):
-        branch.send(INIT_BRANCH, number(1, share + (i < rest)) + roster)
+        branch.send(init_branch=dict(balance=share + (i < rest), all_branches=roster))
 
 
 def snapshot(branches, snapshot_id):
     """Takes one snapshot, prints it, and returns the sum of all the money in it."""
-    random.choice(branches).send(INIT_SNAPSHOT, number(1, snapshot_id))
+    random.choice(branches).send(init_snapshot=dict(snapshot_id=snapshot_id))
     for branch in branches:
-        branch.send(RETRIEVE_SNAPSHOT, number(1, snapshot_id))
-    lines, money = [f"snapshot_id: {snapshot_id}"], 0
+        branch.send(retrieve_snapshot=dict(snapshot_id=snapshot_id))
+    print(f"snapshot_id: {snapshot_id}")
+    money = 0
     for branch in branches:
-        field, body = branch.receive()
-        if field != RETURN_SNAPSHOT:
-            sys.exit(f"{branch.name} answered {body!r}")
-        balance, channels = 0, []
-        for field, value in parse(next(parse(body))[1]):  # the LocalSnapshot
-            if field == 2:
-                balance = value
-            elif field == 3:
-                at = 0
-                while at < len(value):
-                    amount, at = parse_varint(value, at)
-                    channels.append(amount)
+        answer = branch.receive()
+        if not answer.HasField("return_snapshot"):
+            sys.exit(f"{branch.name} answered {answer}")
+        local = answer.return_snapshot.local_snapshot
         senders = [b.name for b in branches if b is not branch]
-        lines.append(", ".join([f"{branch.name}: {balance}"] + [
-            f"{sender}->{branch.name}: {amount}" for sender, amount in zip(senders, channels)]))
-        money += balance + sum(channels)
-    print("\n".join(lines), end="\n\n", flush=True)
+        print(", ".join([f"{branch.name}: {local.balance}"] + [
+            f"{sender}->{branch.name}: {amount}" for sender, amount in zip(senders, local.channel_state)]))
+        money += local.balance + sum(local.channel_state)
+    print(flush=True)
     return money
 
 

@@ -42,7 +42,7 @@ type Client interface {
 // peer is what the engine knows of the link with a peer, beside the ledger.
 type peer[P Port] struct {
 	conn     P    // the newest proved connection; zero: none
-	verified bool // a position fitted the books since this process started
+	verified bool // both sides' positions fitted on one connection since this process started
 	refused  error
 
 	up      bool   // the peer's position on conn fitted
@@ -226,22 +226,27 @@ func (e *Engine[P]) position(i int, pos ledger.Position) error {
 		return err
 	}
 	p.up, p.refused, p.next = true, nil, pos.Received+1
-	if !p.verified {
-		p.verified = true
-		e.barrier--
-		if e.barrier == 0 {
-			for j := range e.peers {
-				if e.peers[j].up {
-					e.control(j, readyMessage())
-				}
-			}
-		}
-		return nil
-	}
+	e.control(i, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Agreed{Agreed: &bankpb.Agreed{}}})
 	if e.barrier == 0 {
 		e.control(i, readyMessage())
 	}
 	return nil
+}
+
+// agreed notes that the peer found our position to fit, too: of contents that differ only the sender
+// knows. When all peers agree, the barrier falls.
+func (e *Engine[P]) agreed(i int) {
+	p := &e.peers[i]
+	if !p.up || p.verified {
+		return // refused here, or agreed before
+	}
+	p.verified = true
+	e.barrier--
+	for j := range e.peers {
+		if e.barrier == 0 && e.peers[j].up {
+			e.control(j, readyMessage())
+		}
+	}
 }
 
 func readyMessage() *bankpb.BranchMessage {
@@ -318,6 +323,8 @@ func (e *Engine[P]) Deliver(i int, conn P, d link.Delivery, at int64) error {
 		e.lost(i, conn)
 	case d.Position != nil:
 		return e.position(i, *d.Position)
+	case d.Agreed:
+		e.agreed(i)
 	case d.Ready:
 		e.peerReady(i)
 	}

@@ -46,6 +46,7 @@ type Delivery struct {
 	Conn     *Conn
 	Up       bool // the handshake is done
 	Position *ledger.Position
+	Agreed   bool
 	Ready    bool
 	Items    []ledger.Item // in order; give them back with Recycle
 	Ack      uint64        // the highest count acknowledged; 0: none
@@ -254,6 +255,8 @@ func (c *Conn) other(d *Delivery, frame []byte, deliver func(Delivery)) error {
 		deliver(Delivery{Conn: c, Position: &ledger.Position{
 			Sent: p.GetSent(), Acknowledged: p.GetAcknowledged(), Received: p.GetReceived(), ReceivedHash: p.GetReceivedHash(),
 		}})
+	case *bankpb.BranchMessage_Agreed:
+		deliver(Delivery{Conn: c, Agreed: true})
 	case *bankpb.BranchMessage_Ready:
 		c.ready = true
 		deliver(Delivery{Conn: c, Ready: true})

@@ -7,7 +7,8 @@
 //	acceptor → Hello                  the same, and proof of the key over both nonces
 //	dialler  → Proof                  of the key
 //	both     → Position               what I durably hold of both channels: compared (ledger.Verify)
-//	both     → Ready                  I have compared with all my peers: send
+//	both     → Agreed                 your position fits my books
+//	both     → Ready                  all my peers and I agree: send
 //	both     → Transfer, Marker, Ack  item n+1 … of the channel, n being the received count of the Position
 //
 // Items carry no number: the k-th after the Position is number n+k. Acks are cumulative counts of

@@ -98,7 +98,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{22, 0}
+	return file_bank_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type BranchMessage struct {
@@ -116,6 +116,7 @@ type BranchMessage struct {
 	//	*BranchMessage_Position
 	//	*BranchMessage_Ready
 	//	*BranchMessage_Ack
+	//	*BranchMessage_Agreed
 	//	*BranchMessage_Attach
 	//	*BranchMessage_Challenge
 	//	*BranchMessage_Prove
@@ -263,6 +264,15 @@ func (x *BranchMessage) GetAck() *Ack {
 	return nil
 }
 
+func (x *BranchMessage) GetAgreed() *Agreed {
+	if x != nil {
+		if x, ok := x.BranchMessage.(*BranchMessage_Agreed); ok {
+			return x.Agreed
+		}
+	}
+	return nil
+}
+
 func (x *BranchMessage) GetAttach() *Attach {
 	if x != nil {
 		if x, ok := x.BranchMessage.(*BranchMessage_Attach); ok {
@@ -366,6 +376,10 @@ type BranchMessage_Ack struct {
 	Ack *Ack `protobuf:"bytes,20,opt,name=ack,proto3,oneof"`
 }
 
+type BranchMessage_Agreed struct {
+	Agreed *Agreed `protobuf:"bytes,21,opt,name=agreed,proto3,oneof"`
+}
+
 type BranchMessage_Attach struct {
 	// Between a controller of cutbank and a branch; internal/branch explains the order.
 	Attach *Attach `protobuf:"bytes,24,opt,name=attach,proto3,oneof"`
@@ -413,6 +427,8 @@ func (*BranchMessage_Position) isBranchMessage_BranchMessage() {}
 func (*BranchMessage_Ready) isBranchMessage_BranchMessage() {}
 
 func (*BranchMessage_Ack) isBranchMessage_BranchMessage() {}
+
+func (*BranchMessage_Agreed) isBranchMessage_BranchMessage() {}
 
 func (*BranchMessage_Attach) isBranchMessage_BranchMessage() {}
 
@@ -1078,6 +1094,43 @@ func (x *Position) GetReceivedHash() uint64 {
 	return 0
 }
 
+// Agreed: the peer's Position fits the books of the sender.
+type Agreed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Agreed) Reset() {
+	*x = Agreed{}
+	mi := &file_bank_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Agreed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Agreed) ProtoMessage() {}
+
+func (x *Agreed) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Agreed.ProtoReflect.Descriptor instead.
+func (*Agreed) Descriptor() ([]byte, []int) {
+	return file_bank_proto_rawDescGZIP(), []int{12}
+}
+
 // Ready: items may be sent to me on this connection.
 type Ready struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1087,7 +1140,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_bank_proto_msgTypes[12]
+	mi := &file_bank_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1152,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[12]
+	mi := &file_bank_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1165,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{12}
+	return file_bank_proto_rawDescGZIP(), []int{13}
 }
 
 // Ack is cumulative: so many items of the channel are durable at their receiver.
@@ -1125,7 +1178,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_bank_proto_msgTypes[13]
+	mi := &file_bank_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1190,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[13]
+	mi := &file_bank_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1203,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{13}
+	return file_bank_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetReceived() uint64 {
@@ -1171,7 +1224,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_bank_proto_msgTypes[14]
+	mi := &file_bank_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1236,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[14]
+	mi := &file_bank_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1249,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{14}
+	return file_bank_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Attach) GetVersion() uint32 {
@@ -1229,7 +1282,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_bank_proto_msgTypes[15]
+	mi := &file_bank_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1294,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[15]
+	mi := &file_bank_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1307,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{15}
+	return file_bank_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Challenge) GetVersion() uint32 {
@@ -1326,7 +1379,7 @@ type Prove struct {
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_bank_proto_msgTypes[16]
+	mi := &file_bank_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1391,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[16]
+	mi := &file_bank_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1404,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{16}
+	return file_bank_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Prove) GetMac() []byte {
@@ -1387,7 +1440,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_bank_proto_msgTypes[17]
+	mi := &file_bank_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1452,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[17]
+	mi := &file_bank_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1465,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{17}
+	return file_bank_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Settings) GetIntervalUs() uint64 {
@@ -1446,7 +1499,7 @@ type GetStatus struct {
 
 func (x *GetStatus) Reset() {
 	*x = GetStatus{}
-	mi := &file_bank_proto_msgTypes[18]
+	mi := &file_bank_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1511,7 @@ func (x *GetStatus) String() string {
 func (*GetStatus) ProtoMessage() {}
 
 func (x *GetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[18]
+	mi := &file_bank_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1524,7 @@ func (x *GetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatus.ProtoReflect.Descriptor instead.
 func (*GetStatus) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{18}
+	return file_bank_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetStatus) GetSettings() *Settings {
@@ -1499,7 +1552,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_bank_proto_msgTypes[19]
+	mi := &file_bank_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1564,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[19]
+	mi := &file_bank_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1577,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{19}
+	return file_bank_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Status) GetIncarnation() uint64 {
@@ -1614,7 +1667,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_bank_proto_msgTypes[20]
+	mi := &file_bank_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1679,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[20]
+	mi := &file_bank_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1692,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{20}
+	return file_bank_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LinkStatus) GetPeer() string {
@@ -1712,7 +1765,7 @@ type JournalStatus struct {
 
 func (x *JournalStatus) Reset() {
 	*x = JournalStatus{}
-	mi := &file_bank_proto_msgTypes[21]
+	mi := &file_bank_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1777,7 @@ func (x *JournalStatus) String() string {
 func (*JournalStatus) ProtoMessage() {}
 
 func (x *JournalStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[21]
+	mi := &file_bank_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1790,7 @@ func (x *JournalStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalStatus.ProtoReflect.Descriptor instead.
 func (*JournalStatus) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{21}
+	return file_bank_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JournalStatus) GetCommits() uint64 {
@@ -1786,7 +1839,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_bank_proto_msgTypes[22]
+	mi := &file_bank_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1851,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[22]
+	mi := &file_bank_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1864,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{22}
+	return file_bank_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -1846,7 +1899,7 @@ type InitBranch_Branch struct {
 
 func (x *InitBranch_Branch) Reset() {
 	*x = InitBranch_Branch{}
-	mi := &file_bank_proto_msgTypes[23]
+	mi := &file_bank_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1911,7 @@ func (x *InitBranch_Branch) String() string {
 func (*InitBranch_Branch) ProtoMessage() {}
 
 func (x *InitBranch_Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[23]
+	mi := &file_bank_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +1970,7 @@ type ReturnSnapshot_LocalSnapshot struct {
 
 func (x *ReturnSnapshot_LocalSnapshot) Reset() {
 	*x = ReturnSnapshot_LocalSnapshot{}
-	mi := &file_bank_proto_msgTypes[24]
+	mi := &file_bank_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +1982,7 @@ func (x *ReturnSnapshot_LocalSnapshot) String() string {
 func (*ReturnSnapshot_LocalSnapshot) ProtoMessage() {}
 
 func (x *ReturnSnapshot_LocalSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[24]
+	mi := &file_bank_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2087,7 @@ var File_bank_proto protoreflect.FileDescriptor
 const file_bank_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"bank.proto\x12\acutbank\"\xdb\x06\n" +
+	"bank.proto\x12\acutbank\"\x86\a\n" +
 	"\rBranchMessage\x126\n" +
 	"\vinit_branch\x18\x01 \x01(\v2\x13.cutbank.InitBranchH\x00R\n" +
 	"initBranch\x12/\n" +
@@ -2048,6 +2101,7 @@ const file_bank_proto_rawDesc = "" +
 	"\bposition\x18\x12 \x01(\v2\x11.cutbank.PositionH\x00R\bposition\x12&\n" +
 	"\x05ready\x18\x13 \x01(\v2\x0e.cutbank.ReadyH\x00R\x05ready\x12 \n" +
 	"\x03ack\x18\x14 \x01(\v2\f.cutbank.AckH\x00R\x03ack\x12)\n" +
+	"\x06agreed\x18\x15 \x01(\v2\x0f.cutbank.AgreedH\x00R\x06agreed\x12)\n" +
 	"\x06attach\x18\x18 \x01(\v2\x0f.cutbank.AttachH\x00R\x06attach\x122\n" +
 	"\tchallenge\x18\x19 \x01(\v2\x12.cutbank.ChallengeH\x00R\tchallenge\x12&\n" +
 	"\x05prove\x18\x1a \x01(\v2\x0e.cutbank.ProveH\x00R\x05prove\x123\n" +
@@ -2123,7 +2177,8 @@ const file_bank_proto_rawDesc = "" +
 	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12\"\n" +
 	"\facknowledged\x18\x02 \x01(\x04R\facknowledged\x12\x1a\n" +
 	"\breceived\x18\x03 \x01(\x04R\breceived\x12#\n" +
-	"\rreceived_hash\x18\x04 \x01(\x06R\freceivedHash\"\a\n" +
+	"\rreceived_hash\x18\x04 \x01(\x06R\freceivedHash\"\b\n" +
+	"\x06Agreed\"\a\n" +
 	"\x05Ready\"!\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\breceived\x18\x01 \x01(\x04R\breceived\"8\n" +
@@ -2218,7 +2273,7 @@ func file_bank_proto_rawDescGZIP() []byte {
 }
 
 var file_bank_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_bank_proto_goTypes = []any{
 	(Error_Code)(0),                      // 0: cutbank.Error.Code
 	(*BranchMessage)(nil),                // 1: cutbank.BranchMessage
@@ -2233,19 +2288,20 @@ var file_bank_proto_goTypes = []any{
 	(*Hello)(nil),                        // 10: cutbank.Hello
 	(*Proof)(nil),                        // 11: cutbank.Proof
 	(*Position)(nil),                     // 12: cutbank.Position
-	(*Ready)(nil),                        // 13: cutbank.Ready
-	(*Ack)(nil),                          // 14: cutbank.Ack
-	(*Attach)(nil),                       // 15: cutbank.Attach
-	(*Challenge)(nil),                    // 16: cutbank.Challenge
-	(*Prove)(nil),                        // 17: cutbank.Prove
-	(*Settings)(nil),                     // 18: cutbank.Settings
-	(*GetStatus)(nil),                    // 19: cutbank.GetStatus
-	(*Status)(nil),                       // 20: cutbank.Status
-	(*LinkStatus)(nil),                   // 21: cutbank.LinkStatus
-	(*JournalStatus)(nil),                // 22: cutbank.JournalStatus
-	(*Error)(nil),                        // 23: cutbank.Error
-	(*InitBranch_Branch)(nil),            // 24: cutbank.InitBranch.Branch
-	(*ReturnSnapshot_LocalSnapshot)(nil), // 25: cutbank.ReturnSnapshot.LocalSnapshot
+	(*Agreed)(nil),                       // 13: cutbank.Agreed
+	(*Ready)(nil),                        // 14: cutbank.Ready
+	(*Ack)(nil),                          // 15: cutbank.Ack
+	(*Attach)(nil),                       // 16: cutbank.Attach
+	(*Challenge)(nil),                    // 17: cutbank.Challenge
+	(*Prove)(nil),                        // 18: cutbank.Prove
+	(*Settings)(nil),                     // 19: cutbank.Settings
+	(*GetStatus)(nil),                    // 20: cutbank.GetStatus
+	(*Status)(nil),                       // 21: cutbank.Status
+	(*LinkStatus)(nil),                   // 22: cutbank.LinkStatus
+	(*JournalStatus)(nil),                // 23: cutbank.JournalStatus
+	(*Error)(nil),                        // 24: cutbank.Error
+	(*InitBranch_Branch)(nil),            // 25: cutbank.InitBranch.Branch
+	(*ReturnSnapshot_LocalSnapshot)(nil), // 26: cutbank.ReturnSnapshot.LocalSnapshot
 }
 var file_bank_proto_depIdxs = []int32{
 	2,  // 0: cutbank.BranchMessage.init_branch:type_name -> cutbank.InitBranch
@@ -2257,29 +2313,30 @@ var file_bank_proto_depIdxs = []int32{
 	10, // 6: cutbank.BranchMessage.hello:type_name -> cutbank.Hello
 	11, // 7: cutbank.BranchMessage.proof:type_name -> cutbank.Proof
 	12, // 8: cutbank.BranchMessage.position:type_name -> cutbank.Position
-	13, // 9: cutbank.BranchMessage.ready:type_name -> cutbank.Ready
-	14, // 10: cutbank.BranchMessage.ack:type_name -> cutbank.Ack
-	15, // 11: cutbank.BranchMessage.attach:type_name -> cutbank.Attach
-	16, // 12: cutbank.BranchMessage.challenge:type_name -> cutbank.Challenge
-	17, // 13: cutbank.BranchMessage.prove:type_name -> cutbank.Prove
-	19, // 14: cutbank.BranchMessage.get_status:type_name -> cutbank.GetStatus
-	20, // 15: cutbank.BranchMessage.status:type_name -> cutbank.Status
-	23, // 16: cutbank.BranchMessage.error:type_name -> cutbank.Error
-	24, // 17: cutbank.InitBranch.all_branches:type_name -> cutbank.InitBranch.Branch
-	8,  // 18: cutbank.InitBranch.plan:type_name -> cutbank.Plan
-	25, // 19: cutbank.ReturnSnapshot.local_snapshot:type_name -> cutbank.ReturnSnapshot.LocalSnapshot
-	9,  // 20: cutbank.Plan.in_transit:type_name -> cutbank.InTransit
-	18, // 21: cutbank.Prove.settings:type_name -> cutbank.Settings
-	24, // 22: cutbank.Prove.all_branches:type_name -> cutbank.InitBranch.Branch
-	18, // 23: cutbank.GetStatus.settings:type_name -> cutbank.Settings
-	21, // 24: cutbank.Status.links:type_name -> cutbank.LinkStatus
-	22, // 25: cutbank.Status.journal:type_name -> cutbank.JournalStatus
-	0,  // 26: cutbank.Error.code:type_name -> cutbank.Error.Code
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	14, // 9: cutbank.BranchMessage.ready:type_name -> cutbank.Ready
+	15, // 10: cutbank.BranchMessage.ack:type_name -> cutbank.Ack
+	13, // 11: cutbank.BranchMessage.agreed:type_name -> cutbank.Agreed
+	16, // 12: cutbank.BranchMessage.attach:type_name -> cutbank.Attach
+	17, // 13: cutbank.BranchMessage.challenge:type_name -> cutbank.Challenge
+	18, // 14: cutbank.BranchMessage.prove:type_name -> cutbank.Prove
+	20, // 15: cutbank.BranchMessage.get_status:type_name -> cutbank.GetStatus
+	21, // 16: cutbank.BranchMessage.status:type_name -> cutbank.Status
+	24, // 17: cutbank.BranchMessage.error:type_name -> cutbank.Error
+	25, // 18: cutbank.InitBranch.all_branches:type_name -> cutbank.InitBranch.Branch
+	8,  // 19: cutbank.InitBranch.plan:type_name -> cutbank.Plan
+	26, // 20: cutbank.ReturnSnapshot.local_snapshot:type_name -> cutbank.ReturnSnapshot.LocalSnapshot
+	9,  // 21: cutbank.Plan.in_transit:type_name -> cutbank.InTransit
+	19, // 22: cutbank.Prove.settings:type_name -> cutbank.Settings
+	25, // 23: cutbank.Prove.all_branches:type_name -> cutbank.InitBranch.Branch
+	19, // 24: cutbank.GetStatus.settings:type_name -> cutbank.Settings
+	22, // 25: cutbank.Status.links:type_name -> cutbank.LinkStatus
+	23, // 26: cutbank.Status.journal:type_name -> cutbank.JournalStatus
+	0,  // 27: cutbank.Error.code:type_name -> cutbank.Error.Code
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_bank_proto_init() }
@@ -2299,6 +2356,7 @@ func file_bank_proto_init() {
 		(*BranchMessage_Position)(nil),
 		(*BranchMessage_Ready)(nil),
 		(*BranchMessage_Ack)(nil),
+		(*BranchMessage_Agreed)(nil),
 		(*BranchMessage_Attach)(nil),
 		(*BranchMessage_Challenge)(nil),
 		(*BranchMessage_Prove)(nil),
@@ -2306,14 +2364,14 @@ func file_bank_proto_init() {
 		(*BranchMessage_Status_)(nil),
 		(*BranchMessage_Error)(nil),
 	}
-	file_bank_proto_msgTypes[17].OneofWrappers = []any{}
+	file_bank_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_proto_rawDesc), len(file_bank_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,188 @@
+package engine_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"cutbank/internal/engine"
+	"cutbank/internal/ledger"
+	"cutbank/internal/link"
+	"cutbank/internal/wire"
+	"cutbank/proto/bankpb"
+)
+
+// world is engines whose frames are carried by hand, in one thread.
+type world struct {
+	t     *testing.T
+	names []string
+	nodes []*engine.Engine[*port]
+	ports map[[2]int]*port // from, to
+	errs  []error          // of deliveries
+}
+
+// port is one end of a connection.
+type port struct {
+	frames bytes.Buffer // on their way to the other end
+	closed error
+}
+
+func (p *port) Send(frames []byte)      { p.frames.Write(frames) }
+func (p *port) SendItems(frames []byte) { p.frames.Write(frames) }
+func (p *port) CloseAfter([]byte)       { p.closed = errors.New("refused") }
+func (p *port) Close(reason error)      { p.closed = reason }
+
+func newWorld(t *testing.T, names ...string) *world {
+	t.Helper()
+	w := &world{t: t, names: names, ports: map[[2]int]*port{}}
+	for range names {
+		w.nodes = append(w.nodes, engine.New[*port]())
+	}
+	for i := range names {
+		w.open(i)
+	}
+	return w
+}
+
+// open makes branch i part of the bank as a plain client does: the id is that of the roster.
+func (w *world) open(i int) {
+	w.t.Helper()
+	init := &bankpb.InitBranch{Balance: 1000}
+	for k, name := range w.names {
+		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(9001 + k)}) //nolint:gosec // small
+	}
+	if _, err := w.nodes[i].Open(w.names[i], init); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// connect makes a new connection between two branches.
+func (w *world) connect(i, k int) {
+	for _, c := range [][2]int{{i, k}, {k, i}} {
+		w.ports[c] = &port{}
+		w.deliver(c[0], c[1], link.Delivery{Up: true})
+	}
+}
+
+func (w *world) deliver(at, from int, d link.Delivery) {
+	if err := w.nodes[at].Deliver(from, w.ports[[2]int{at, from}], d, 0); err != nil {
+		w.errs = append(w.errs, err)
+	}
+}
+
+// settle carries frames and makes batches durable until nothing moves.
+func (w *world) settle() {
+	w.t.Helper()
+	for moved := true; moved; {
+		moved = false
+		for _, e := range w.nodes {
+			for !e.Filling.Empty() {
+				moved = true
+				e.Release(e.Seal())
+			}
+		}
+		for c, p := range w.ports {
+			r := wire.NewReader(bytes.NewReader(bytes.Clone(p.frames.Bytes())), wire.MaxFrame)
+			p.frames.Reset()
+			for p.closed == nil && w.ports[[2]int{c[1], c[0]}].closed == nil {
+				frame, err := r.Next()
+				if err != nil {
+					break
+				}
+				moved = true
+				w.deliver(c[1], c[0], delivery(w.t, frame))
+			}
+		}
+	}
+}
+
+// delivery is what link.Conn makes of a frame.
+func delivery(t *testing.T, frame []byte) (d link.Delivery) {
+	t.Helper()
+	if item, ok := wire.ParseItem(frame); ok {
+		return link.Delivery{Items: []ledger.Item{item}}
+	}
+	m, err := wire.Parse(frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch m := m.GetBranchMessage().(type) {
+	case *bankpb.BranchMessage_Position:
+		p := m.Position
+		d.Position = &ledger.Position{
+			Sent: p.GetSent(), Acknowledged: p.GetAcknowledged(), Received: p.GetReceived(), ReceivedHash: p.GetReceivedHash(),
+		}
+	case *bankpb.BranchMessage_Agreed:
+		d.Agreed = true
+	case *bankpb.BranchMessage_Ready:
+		d.Ready = true
+	case *bankpb.BranchMessage_Ack:
+		d.Ack = m.Ack.GetReceived()
+	default:
+		t.Fatalf("an unexpected %T on a link", m)
+	}
+	return d
+}
+
+func (w *world) pay(from, to int, money uint64) {
+	w.t.Helper()
+	if err := w.nodes[from].Ledger.Transfer(&w.nodes[from].Filling.Output, to, money, 0, engine.Window); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// restart is a new process of branch i, with these books.
+func (w *world) restart(i int, books []byte) {
+	w.t.Helper()
+	e := engine.New[*port]()
+	if err := e.Ledger.Load(books); err != nil {
+		w.t.Fatal(err)
+	}
+	e.Begin()
+	w.nodes[i] = e
+	for k := range w.nodes {
+		if k != i {
+			w.ports[[2]int{k, i}].closed = errors.New("the process ended")
+			w.deliver(k, i, link.Delivery{Lost: errors.New("the process ended")})
+		}
+	}
+}
+
+// TestOnlyTheSenderKnows: a directory of another run of a plain client's bank has the counts that its
+// peers expect and another content. Only the sender of that content can see it; the branch itself finds
+// nothing wrong with any of its peers, and must not pay the others either.
+func TestOnlyTheSenderKnows(t *testing.T) {
+	run := func(money uint64) *world {
+		w := newWorld(t, "a", "b", "c")
+		for _, c := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
+			w.connect(c[0], c[1])
+		}
+		w.settle()
+		w.pay(0, 1, money)
+		w.settle()
+		return w
+	}
+	w, other := run(5), run(7)
+	if !w.nodes[1].Paying() || len(w.errs) > 0 {
+		t.Fatalf("the barrier does not fall in an ordinary bank: %v", w.errs)
+	}
+	w.restart(1, other.nodes[1].Ledger.Checkpoint(nil))
+	w.connect(0, 1)
+	w.connect(1, 2)
+	w.settle()
+	if len(w.errs) != 1 || !errors.Is(w.errs[0], ledger.ErrFence) || !strings.Contains(w.errs[0].Error(), "differ from those that were sent") {
+		t.Errorf("the sender does not refuse: %v", w.errs)
+	}
+	if w.nodes[1].Paying() {
+		t.Error("a branch that a peer refuses pays the others")
+	}
+	w.restart(1, run(5).nodes[1].Ledger.Checkpoint(nil)) // that of the bank, by its content
+	w.errs = nil
+	w.connect(0, 1)
+	w.connect(1, 2)
+	w.settle()
+	if !w.nodes[1].Paying() || len(w.errs) > 0 {
+		t.Errorf("the right books are not taken back: %v", w.errs)
+	}
+}

@@ -14,6 +14,7 @@ import (
 //	sent      head, money                      debit and outgoing item
 //	sentID    head, money, id                  the same with a test-only id
 //	received  head, count, count × money       credits and incoming position
+//	receivedID head, count, count × money, id  the same with test-only ids
 //	marker    head, snapshot id, time          incoming position; if first: recording and all markers
 //	acked     head, count                      so many more items acknowledged
 //	bare      head (peer says which), …        started; initiated: id, time; moved: addresses; opened: plan
@@ -26,6 +27,7 @@ const (
 	kindMarker
 	kindAcked
 	kindBare
+	kindReceivedID
 )
 
 const (
@@ -52,9 +54,16 @@ func appendSent(b []byte, to int, money, id uint64) []byte {
 }
 
 func appendReceived(b []byte, from int, run []Item) []byte {
-	b = binary.AppendUvarint(appendHead(b, from, kindReceived), uint64(len(run)))
+	named, kind := run[0].ID != 0, kindReceived
+	if named {
+		kind = kindReceivedID
+	}
+	b = binary.AppendUvarint(appendHead(b, from, kind), uint64(len(run)))
 	for i := range run {
 		b = binary.AppendUvarint(b, run[i].Money)
+		if named {
+			b = binary.AppendUvarint(b, run[i].ID)
+		}
 	}
 	return b
 }
@@ -121,10 +130,13 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 			return fmt.Errorf("%w: %d sent of a balance of %d", ErrEvents, money, l.balance)
 		}
 		l.applySent(peer, money, id)
-	case kindReceived:
+	case kindReceived, kindReceivedID:
 		n := r.count(1)
 		for range n {
 			item := [1]Item{{Money: r.uvarint()}}
+			if kind == kindReceivedID {
+				item[0].ID = r.uvarint()
+			}
 			if m := item[0].Money; m == 0 || m > l.limit-l.balance {
 				return fmt.Errorf("%w: %d received at a balance of %d", ErrEvents, m, l.balance)
 			}

@@ -164,10 +164,17 @@ func TestLastSnapshotIDNearTheEnd(t *testing.T) {
 	plan := ledger.Plan{Names: []string{"a", "b"}, Balances: []uint64{1, 1}, LastSnapshotID: math.MaxUint64 - 2}
 	var l ledger.Ledger
 	var out ledger.Output
+	for _, id := range []uint64{math.MaxUint64 - 2, ledger.MaxMoney, ledger.MaxMoney - 1<<50 + 1} {
+		plan.LastSnapshotID = id
+		if err := l.Open(&out, plan, "a", []string{"", ""}); err == nil || l.Opened() {
+			t.Fatalf("a bank whose last snapshot id is %d is opened", id)
+		}
+	}
+	plan.LastSnapshotID = ledger.MaxMoney - 1<<50
 	if err := l.Open(&out, plan, "a", []string{"", ""}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Initiate(&out, math.MaxUint64-1, 0); err != nil {
+	if err := l.Initiate(&out, plan.LastSnapshotID+1, 0); err != nil {
 		t.Error(err)
 	}
 }

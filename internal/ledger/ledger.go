@@ -267,10 +267,11 @@ func (l *Ledger) Receive(out *Output, from int, first uint64, items []Item, at i
 	return nil
 }
 
-// transferRun is the length of the run of transfers at the head.
+// transferRun is the length of the run of transfers at the head, all with a name or all without.
 func transferRun(items []Item) int {
+	named := items[0].ID != 0
 	for i := range items {
-		if items[i].Marker != 0 {
+		if items[i].Marker != 0 || (items[i].ID != 0) != named {
 			return i
 		}
 	}

@@ -9,6 +9,9 @@ import (
 // MaxBranches is the most branches that a bank may have.
 const MaxBranches = 1024
 
+// maxSnapshots is how many snapshot ids a plan must leave: one a millisecond for 30,000 years.
+const maxSnapshots = 1 << 50
+
 // BankID names a bank: 128 random bits, made when it is opened.
 type BankID [16]byte
 
@@ -40,6 +43,8 @@ func (p *Plan) check(self string, addresses []string) (int, error) {
 		return 0, fmt.Errorf("%d branches: a bank has 2 to %d", n, MaxBranches)
 	case len(p.Balances) != n || len(addresses) != n:
 		return 0, fmt.Errorf("%d balances and %d addresses for %d branches", len(p.Balances), len(addresses), n)
+	case p.LastSnapshotID > MaxMoney-maxSnapshots:
+		return 0, fmt.Errorf("last snapshot id %d leaves no room for others below 2^53", p.LastSnapshotID)
 	case len(p.Key) != 0 && len(p.Key) != 32:
 		return 0, fmt.Errorf("key of %d bytes: it has 32", len(p.Key))
 	}

@@ -205,7 +205,7 @@ func (w *world) step() error {
 	nd := w.nodes[i]
 	switch w.pick(12) {
 	case 0, 1, 2:
-		_ = nd.l.Transfer(&nd.out, j, 1+uint64(w.pick(40)), 0, 8) // may be short
+		_ = nd.l.Transfer(&nd.out, j, 1+uint64(w.pick(40)), uint64(w.pick(3)), 8) // may be short; some have a name
 	case 3, 4, 5:
 		return w.deliver(i, j)
 	case 6, 7:

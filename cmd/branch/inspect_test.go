@@ -50,11 +50,11 @@ func directory(t *testing.T) string {
 func TestInspectAndVerify(t *testing.T) {
 	dir := directory(t)
 	var stdout bytes.Buffer
-	if err := run(context.Background(), []string{"verify", dir}, &stdout, &stdout); err != nil || !strings.Contains(stdout.String(), ": ok, 1 commits") {
+	if err := run(context.Background(), []string{"verify", dir}, &stdout, &stdout, nil); err != nil || !strings.Contains(stdout.String(), ": ok, 1 commits") {
 		t.Errorf("verify: %v, %q", err, &stdout)
 	}
 	stdout.Reset()
-	if err := run(context.Background(), []string{"inspect", dir}, &stdout, &stdout); err != nil {
+	if err := run(context.Background(), []string{"inspect", dir}, &stdout, &stdout, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"balance           970", "total             2000", "branch2  127.0.0.1:9002  3           3"} {
@@ -100,7 +100,7 @@ func TestUsage(t *testing.T) {
 		"branch1 9001 --nonsense":         "nonsense",
 		"branch1 9001 --log-level loud":   "log level",
 	} {
-		err := run(context.Background(), strings.Fields(args), os.Stdout, os.Stderr)
+		err := run(context.Background(), strings.Fields(args), os.Stdout, os.Stderr, nil)
 		if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", args, err)
 		}

@@ -49,14 +49,20 @@ Flags:
 type errUsage struct{ error }
 
 func main() {
+	os.Exit(program(nil))
+}
+
+// program is the whole of main but its exit. Adapt changes the settings of the branch: tests do.
+func program(adapt func(*branch.Config)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
+	defer stop()
+	stderr := os.Stderr // go-plugin takes the variable's place; a launcher reads the last words here
+	err := run(ctx, os.Args[1:], os.Stdout, stderr, adapt)
 	if err == nil {
-		return
+		return 0
 	}
-	fmt.Fprintln(os.Stderr, "branch:", err)
-	os.Exit(exitCode(err))
+	fmt.Fprintln(stderr, "branch:", err)
+	return exitCode(err)
 }
 
 func exitCode(err error) int {
@@ -85,7 +91,7 @@ type options struct {
 	format   string
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt func(*branch.Config)) error {
 	if len(args) == 2 && (args[0] == "inspect" || args[0] == "verify") {
 		return readDirectory(args[0], args[1], stdout)
 	}
@@ -108,10 +114,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errUsage{fmt.Errorf("%w: stop it or choose another port", err)}
 	}
 	health := lifecycle.NewHealth()
-	b, err := branch.New(branch.Config{
+	cfg := branch.Config{
 		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed,
 		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,
-	})
+	}
+	if adapt != nil {
+		adapt(&cfg)
+	}
+	b, err := branch.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,8 @@ type Config struct {
 	// CheckpointBytes is how much a recovery may have to read: a checkpoint is made after so many
 	// bytes of events; 16 MiB.
 	CheckpointBytes int64
+	// NextID names transfers in the logs of both ends, in tests; nil: they have no names.
+	NextID func() uint64
 }
 
 // Validate fills in defaults and says what is wrong.
@@ -132,6 +134,7 @@ type Branch struct {
 	commits    chan commit
 	done       chan committed
 	stats      journal.Stats // after the last commit
+	since      int64         // bytes that a recovery would read besides the checkpoint
 	inFlight   *engine.Batch[*link.Conn]
 	recovery   time.Duration
 }
@@ -146,6 +149,7 @@ type commit struct {
 type committed struct {
 	err   error
 	stats journal.Stats
+	since int64
 }
 
 // New recovers the books from the journal. Error: what the journal or the ledger finds wrong.
@@ -155,7 +159,7 @@ func New(cfg Config) (*Branch, error) {
 	}
 	b := &Branch{
 		cfg: cfg, engine: engine.New[*link.Conn](),
-		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount}, //nolint:gosec // not a secret
+		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount, nextID: cfg.NextID}, //nolint:gosec // not a secret
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
 		commits: make(chan commit, 1), done: make(chan committed, 1),
 	}
@@ -163,7 +167,7 @@ func New(cfg Config) (*Branch, error) {
 	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.engine.Ledger.Replay); err != nil {
 		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
 	}
-	b.recovery = time.Since(began)
+	b.recovery, b.since = time.Since(began), cfg.Journal.SinceCheckpoint()
 	return b, nil
 }
 
@@ -228,13 +232,17 @@ func (b *Branch) linkUp() {
 func (b *Branch) journalLoop() {
 	for c := range b.commits {
 		err := b.cfg.Journal.Commit(c.events)
-		if err == nil && c.checkpoint != nil {
+		since := b.cfg.Journal.SinceCheckpoint()
+		if c.checkpoint != nil {
+			since = 0
+		}
+		b.done <- committed{err, b.cfg.Journal.Stats(), since}
+		if err == nil && c.checkpoint != nil { // the batch's effects are out meanwhile
 			err = b.cfg.Journal.Checkpoint(c.checkpoint)
 		}
-		b.done <- committed{err, b.cfg.Journal.Stats()}
 		if err == nil {
-			_ = b.cfg.Journal.Prepare() // the next commit fails the same way
-		}
+			_ = b.cfg.Journal.Prepare()
+		} // after an error the next commit fails the same way
 	}
 }
 

@@ -40,7 +40,7 @@ func (b *Branch) loop(ctx context.Context) error {
 			if c.err != nil {
 				return c.err
 			}
-			b.stats = c.stats
+			b.stats, b.since = c.stats, c.since
 			b.letOut()
 		case d := <-deliveries:
 			now := time.Now().UnixMicro()
@@ -85,7 +85,7 @@ func (b *Branch) commit() {
 	}
 	c := commit{events: b.inFlight.Persist}
 	// Nothing is in flight and the next batch is empty: the ledger stands exactly after this batch.
-	if b.cfg.Journal.SinceCheckpoint() >= b.cfg.CheckpointBytes {
+	if b.since >= b.cfg.CheckpointBytes {
 		c.checkpoint = e.Ledger.Checkpoint(nil)
 	}
 	if b.cfg.Health != nil {

@@ -60,6 +60,7 @@ type payer struct {
 	interval time.Duration // longest wait between two transfers; 0: as fast as it can
 	amount   Amount
 	stopped  bool
+	nextID   func() uint64 // nil: transfers have no names
 }
 
 // wait is the random time before the next transfer.
@@ -94,11 +95,15 @@ func (p *payer) burst(l *ledger.Ledger, out *ledger.Output) {
 
 // transfer pays a random other branch; when its window is full, the next that has room.
 func (p *payer) transfer(l *ledger.Ledger, out *ledger.Output, money uint64) bool {
+	var id uint64
+	if p.nextID != nil {
+		id = p.nextID()
+	}
 	n, self := len(l.Plan().Names), l.Self()
 	first := p.random.IntN(n - 1)
 	for k := range n - 1 {
 		to := (self + 1 + (first+k)%(n-1)) % n
-		err := l.Transfer(out, to, money, 0, engine.Window)
+		err := l.Transfer(out, to, money, id, engine.Window)
 		if err == nil {
 			return true
 		}

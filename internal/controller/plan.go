@@ -15,6 +15,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"cutbank/internal/roster"
+	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -88,6 +89,10 @@ func RestorePlan(r Record) (Plan, error) {
 		if c.Amount > 0 {
 			p.InTransit = append(p.InTransit, Transit{Src: c.Src, Dst: c.Dst, Money: c.Amount})
 		}
+	}
+	if n := len(p.InTransit); n > wire.MaxInTransit {
+		return Plan{}, fmt.Errorf("snapshot %d has money in transit on %d channels: at most %d can be restored; take one with fewer",
+			r.SnapshotID, n, wire.MaxInTransit)
 	}
 	if err := p.validate(); err != nil {
 		return Plan{}, fmt.Errorf("snapshot %d: %w", r.SnapshotID, err)

@@ -39,8 +39,10 @@ const (
 	fieldMarker   = 4
 	fieldAck      = 20
 
-	fieldValue = 1 // of Transfer.money, Marker.snapshot_id, Ack.received
-	fieldID    = 16
+	fieldValue    = 1 // of Transfer.money, Marker.snapshot_id, Ack.received
+	fieldID       = 16
+	fieldPlan     = 16 // of InitBranch
+	fieldBalances = 4  // of Plan
 )
 
 // Append frames a message at the end of b.
@@ -127,8 +129,11 @@ func parseSmall(f []byte) (field protowire.Number, value, id uint64, ok bool) {
 	return field, value, id, true
 }
 
-// Parse reads a frame. Error: ErrFrame.
+// Parse reads a frame, which holds exactly one message. Error: ErrFrame.
 func Parse(frame []byte) (*bankpb.BranchMessage, error) {
+	if err := bounded(frame); err != nil {
+		return nil, err
+	}
 	m := new(bankpb.BranchMessage)
 	if err := proto.Unmarshal(frame, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFrame, err)
@@ -138,15 +143,36 @@ func Parse(frame []byte) (*bankpb.BranchMessage, error) {
 
 // Reader takes frames off a stream. Not safe for concurrent use.
 type Reader struct {
+	// Large, when it is not nil, is told before the buffer grows for a frame of more than MaxFrame, and
+	// when it has shrunk again.
+	Large func(bool)
+
 	src  io.Reader
 	max  int
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
+	need int // of the frame that is incomplete, with its length; 0: not known
 }
 
 // NewReader reads frames of at most max bytes; an InitBranch may have MaxInitFrame when max is that.
 func NewReader(src io.Reader, limit int) *Reader {
-	return &Reader{src: src, max: limit, buf: make([]byte, 4<<10)}
+	return &Reader{src: src, max: limit, buf: make([]byte, minBuffer)}
+}
+
+// minBuffer is what an idle connection costs.
+const minBuffer = 4 << 10
+
+// Limit changes the limit of a frame, for those that are not read yet.
+func (r *Reader) Limit(limit int) { r.max = limit }
+
+// Wait returns when something of the next frame has come. Errors: the stream's.
+func (r *Reader) Wait() error {
+	for r.r == r.w {
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Buffered returns the next frame if it is here already, without reading. The frame is valid until
@@ -165,9 +191,10 @@ func (r *Reader) Buffered() (frame []byte, ok bool, err error) {
 	}
 	end := n + int(length) //nolint:gosec // at most max
 	if len(b) < end {
+		r.need = end
 		return nil, false, nil
 	}
-	r.r += end
+	r.r, r.need = r.r+end, 0
 	return b[n:end], true, nil
 }
 
@@ -200,18 +227,19 @@ func (r *Reader) NextMessage() (*bankpb.BranchMessage, error) {
 }
 
 // fill reads once. The buffer grows with what has really come, so that a length alone makes nobody
-// allocate: doubled when it is full, up to the limit of a frame.
+// allocate: doubled when it is full, up to the frame. A large one shrinks when it is empty.
 func (r *Reader) fill() error {
-	if r.r == r.w {
+	switch {
+	case r.r == r.w:
 		r.r, r.w = 0, 0
-	} else if r.w == len(r.buf) {
-		if r.r > 0 {
-			r.w = copy(r.buf, r.buf[r.r:r.w])
-			r.r = 0
+		if len(r.buf) > maxBuffer {
+			r.buf = make([]byte, minBuffer)
+			if r.Large != nil {
+				r.Large(false)
+			}
 		}
-		if r.w == len(r.buf) || len(r.buf) < MaxFrame {
-			r.buf = append(r.buf, make([]byte, len(r.buf))...)
-		}
+	case r.w == len(r.buf):
+		r.room()
 	}
 	n, err := r.src.Read(r.buf[r.w:])
 	r.w += n
@@ -219,4 +247,20 @@ func (r *Reader) fill() error {
 		return nil
 	}
 	return err
+}
+
+// maxBuffer holds every frame but a large InitBranch.
+const maxBuffer = MaxFrame + binary.MaxVarintLen32
+
+// room moves the unread bytes to the front of a buffer that is full, or of a larger one.
+func (r *Reader) room() {
+	buf := r.buf
+	if size := min(2*len(buf), max(maxBuffer, r.need)); size > len(buf) && (r.r == 0 || size <= maxBuffer) {
+		if size > maxBuffer && len(buf) <= maxBuffer && r.Large != nil {
+			r.Large(true)
+		}
+		buf = make([]byte, size)
+	}
+	r.w = copy(buf, r.buf[r.r:r.w])
+	r.r, r.buf = 0, buf
 }

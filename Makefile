@@ -3,7 +3,7 @@
 
 TOOL := go tool -modfile=tools/go.mod
 # What make check and .ci/run do, one target after another.
-CHECKS := test race fuzz model-fast vet-darwin lint generated
+CHECKS := test race examples fuzz model-fast vet-darwin lint generated
 # Packages whose tests run under the race detector.
 CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
 TESTFLAGS ?=
@@ -25,6 +25,10 @@ test: ## all tests: Go and git are enough
 .PHONY: race
 race: ## the tests of internal/ under the race detector (needs a C compiler)
 	go test -short -race $(CORE)
+
+.PHONY: examples
+examples: ## the manifests and the image of examples/kubernetes (a module of its own; the image needs root and buildah)
+	cd examples/kubernetes && go test $(TESTFLAGS) ./...
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (10s)
@@ -63,6 +67,7 @@ gen: ## proto/bankpb from proto/bank.proto, and with protoc the Python example's
 tidy: ## go.mod and go.sum, of the tools too
 	go mod tidy
 	cd tools && go mod tidy
+	cd examples/kubernetes && go mod tidy
 
 .PHONY: generated
 generated: ## fails when gen or tidy would change something

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -84,6 +85,7 @@ type options struct {
 	sync      journal.Sync
 	fresh     bool
 	restore   uint64
+	out       *controller.Output
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -92,6 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	out := o.NewOutput(stdout, stderr)
+	o.out = out
 	out.Say("launcher: %d in %d branches of %s, data in %s", o.Total, len(o.Roster.Branches), o.Roster.File, o.DataDir)
 	unlock, err := o.takeDirectory(out)
 	if err != nil {
@@ -113,7 +116,7 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 		return fmt.Errorf("directory for sockets: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(sockets) }()
-	restarts := newScore()
+	restarts, bank := newScore(), newLive(o)
 	children, err := o.children()
 	if err != nil {
 		return err
@@ -124,6 +127,7 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 			if text := restarts.event(e); text != "" {
 				out.Say("%s", text)
 			}
+			bank.process(e)
 		},
 	})
 	if err != nil {
@@ -136,8 +140,16 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 		if out.Event(e); out.Err() != nil {
 			cancel() // nobody reads the results any more
 		}
+		bank.bank(e)
 	}
 	c, err := controller.New(o.Config)
+	if err != nil {
+		return err
+	}
+	bank.supervisor, bank.controller = s, c
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	served, err := bank.serve(serving, rand.Text())
 	if err != nil {
 		return err
 	}
@@ -150,6 +162,8 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	failed := failedBranches(s)
 	stopBranches()
 	err = errors.Join(err, <-stopped, out.Err(), failed)
+	stopServing()
+	err = errors.Join(err, served())
 	out.Say("%s", restarts)
 	return err
 }

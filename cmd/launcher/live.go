@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"cutbank/internal/controller"
+	"cutbank/internal/dashboard"
+	"cutbank/internal/supervise"
+)
+
+// live is the running bank as the dashboard sees it: the supervisor's processes and the controller's
+// branches under one roof.
+type live struct {
+	o          *options
+	began      time.Time
+	server     *dashboard.Server // nil: no dashboard
+	supervisor *supervise.Supervisor
+	controller *controller.Controller
+
+	mu        sync.Mutex
+	processes map[string]*processFacts
+	recent    []json.RawMessage // records, oldest first
+	bytes     int               // of recent
+	counted   time.Time         // when transfers were
+	transfers uint64
+	rate      float64
+}
+
+// processFacts is what events told of a branch's processes.
+type processFacts struct {
+	since    time.Time // of the present process; zero: none
+	exits    map[string]int
+	recovery time.Duration
+}
+
+// Records that are kept for the page; older ones are read from the history.
+const (
+	keptRecords     = 64
+	keptRecordBytes = 8 << 20
+)
+
+func newLive(o *options) *live {
+	l := &live{o: o, began: time.Now(), processes: map[string]*processFacts{}}
+	for _, b := range o.Roster.Branches {
+		l.processes[b.Name] = &processFacts{exits: map[string]int{}}
+	}
+	return l
+}
+
+// serve listens, says where, and answers until the context ends.
+func (l *live) serve(ctx context.Context, token string) (wait func() error, err error) {
+	if l.o.HTTP == "" {
+		return func() error { return nil }, nil
+	}
+	listener, err := dashboard.Listen(l.o.HTTP)
+	if err != nil {
+		return nil, &controller.UsageError{Err: err}
+	}
+	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token})
+	done := make(chan error, 1)
+	go func() { done <- l.server.Serve(ctx, listener) }()
+	l.o.out.Say("dashboard: http://%s", listener.Addr())
+	return func() error { return <-done }, nil
+}
+
+func (l *live) at() int64 { return time.Since(l.began).Milliseconds() }
+
+// process takes an event of the supervisor.
+func (l *live) process(e supervise.Event) {
+	f := dashboard.Fault{AtMS: l.at(), Branch: e.Child, Text: e.Exit}
+	l.mu.Lock()
+	p := l.processes[e.Child]
+	if e.Exit != "" {
+		p.since = time.Time{}
+	}
+	switch e.State {
+	case supervise.Starting:
+		p.since = time.Now()
+		f.Kind = "restarting"
+	case supervise.Ready:
+		f.Kind = "ready"
+		if e.Down > 0 {
+			p.recovery = e.Down
+			f.Text = fmt.Sprintf("back after %s", e.Down.Round(time.Millisecond))
+		}
+	case supervise.Suspect:
+		f.Kind = "hung"
+		f.Text = "does not answer"
+	case supervise.Failed:
+		p.exits[reason(e.Exit)]++
+		f.Kind = "failed"
+	case supervise.Backoff:
+		p.exits[reason(e.Exit)]++
+		f.Kind = "exited"
+		if e.Exit == "signal killed" {
+			f.Kind = "killed"
+		}
+	default:
+	}
+	l.mu.Unlock()
+	if f.Kind != "" && l.server != nil && (f.Kind != "restarting" || e.Restarts > 0) {
+		l.server.Publish("fault", f)
+	}
+}
+
+// reason is an exit in few enough words to be a label: without what the process said.
+func reason(exit string) string {
+	short, _, _ := strings.Cut(exit, ":")
+	return short
+}
+
+// bank takes an event of the controller.
+func (l *live) bank(e controller.Event) {
+	switch e := e.(type) {
+	case controller.SnapshotStarted:
+		l.publish("snapshot_started", dashboard.Started{ID: e.ID, Initiator: e.Initiator})
+	case controller.SnapshotComplete:
+		l.keep(e.Record)
+	case controller.SnapshotIncomplete:
+		l.keep(e.Record)
+	default:
+	}
+}
+
+func (l *live) publish(event string, data any) {
+	if l.server != nil {
+		l.server.Publish(event, data)
+	}
+}
+
+// keep publishes a record and keeps it among the recent ones.
+func (l *live) keep(r controller.Record) {
+	if l.server == nil {
+		return
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return // the history has failed for the same reason, loudly
+	}
+	l.mu.Lock()
+	l.recent = append(l.recent, line)
+	l.bytes += len(line)
+	for len(l.recent) > keptRecords || (l.bytes > keptRecordBytes && len(l.recent) > 1) {
+		l.bytes -= len(l.recent[0])
+		l.recent = l.recent[1:]
+	}
+	l.mu.Unlock()
+	l.server.Publish("snapshot", json.RawMessage(line))
+}
+
+// Hello is what holds for the whole run.
+func (l *live) Hello() dashboard.Hello {
+	h := dashboard.Hello{
+		Version: version(), Total: l.o.Total, BrokenRule: l.o.BrokenRule, StartedAt: l.began.UTC().Format(time.RFC3339Nano),
+		Settings: dashboard.Settings{
+			IntervalMS: float64(l.o.Settings.Interval.Microseconds()) / 1000, Amount: "1%-5%",
+			LinkDelay: l.o.linkDelay.Min.String() + "-" + l.o.linkDelay.Max.String(),
+		},
+	}
+	if a := l.o.Settings.Amount; a != nil {
+		h.Settings.Amount = *a
+	}
+	for _, b := range l.o.Roster.Branches {
+		h.Roster = append(h.Roster, dashboard.Member{Name: b.Name, Address: b.Addr()})
+	}
+	return h
+}
+
+// State puts together what supervisor and controller know.
+func (l *live) State() dashboard.State {
+	processes, branches := l.supervisor.Status(), l.controller.Status()
+	s := dashboard.State{AtMS: l.at(), Branches: make([]dashboard.Branch, len(branches)), Channels: []dashboard.Channel{}}
+	var transfers uint64
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, b := range branches {
+		p, facts := processes[i], l.processes[b.Name]
+		d := dashboard.Branch{
+			Name: b.Name, State: string(p.State), PID: p.PID, Balance: b.Status.GetBalance(), Incarnation: b.Status.GetIncarnation(),
+			Restarts: p.Restarts, LastExit: p.LastExit, RecoverySeconds: facts.recovery.Seconds(), Exits: map[string]int{},
+			SyncMicrosLog2: b.Status.GetJournal().GetSyncUsLog2(), SyncMicrosSum: b.Status.GetJournal().GetSyncUsSum(),
+		}
+		for why, n := range facts.exits {
+			d.Exits[why] = n
+		}
+		if !facts.since.IsZero() {
+			d.UptimeMS = time.Since(facts.since).Milliseconds()
+		}
+		s.Branches[i] = d
+		s.NaiveSum += d.Balance
+		s.SnapshotsRunning = max(s.SnapshotsRunning, int(b.Status.GetSnapshotsInProgress()))
+		for _, link := range b.Status.GetLinks() {
+			transfers += link.GetSentCount()
+		}
+	}
+	if len(branches) <= dashboard.MaxChannelBranches {
+		s.Channels = channels(branches)
+	}
+	s.TransfersPerSec = l.perSecond(transfers)
+	return s
+}
+
+// perSecond is the rate of a growing count, over a second or more. A branch that is away stands still.
+func (l *live) perSecond(transfers uint64) float64 {
+	if since := time.Since(l.counted); since >= time.Second {
+		if !l.counted.IsZero() && transfers >= l.transfers {
+			l.rate = math.Round(float64(transfers-l.transfers)/since.Seconds()*10) / 10
+		}
+		l.counted, l.transfers = time.Now(), transfers
+	}
+	return l.rate
+}
+
+// channels joins what the two ends of each channel told.
+func channels(branches []controller.BranchStatus) []dashboard.Channel {
+	list := make([]dashboard.Channel, 0, len(branches)*(len(branches)-1))
+	index := make(map[[2]string]int, cap(list))
+	for _, src := range branches {
+		for _, link := range src.Status.GetLinks() {
+			index[[2]string{src.Name, link.GetPeer()}] = len(list)
+			list = append(list, dashboard.Channel{
+				Src: src.Name, Dst: link.GetPeer(), Up: src.Connected && link.GetUp(), Refused: link.GetRefused(),
+				Items: link.GetUnacknowledged(), SentCount: link.GetSentCount(), SentMoney: link.GetSentMoney(),
+			})
+		}
+	}
+	for _, dst := range branches {
+		for _, link := range dst.Status.GetLinks() {
+			if i, ok := index[[2]string{link.GetPeer(), dst.Name}]; ok {
+				c := &list[i]
+				c.ReceivedCount, c.ReceivedMoney = link.GetReceivedCount(), link.GetReceivedMoney()
+				c.InTransit = c.SentMoney - min(c.SentMoney, c.ReceivedMoney)
+				c.Up = c.Up && dst.Connected
+			}
+		}
+	}
+	return list
+}
+
+// Moves since the last call.
+func (l *live) Moves() dashboard.Moves { return dashboard.Moves{AtMS: l.at()} }
+
+// Snapshots are the newest records.
+func (l *live) Snapshots(limit int) []json.RawMessage {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]json.RawMessage(nil), l.recent[max(0, len(l.recent)-limit):]...)
+}
+
+// Snapshot finds a record in the history.
+func (l *live) Snapshot(id uint64) (json.RawMessage, error) {
+	r, err := controller.ReadSnapshot(l.o.DataDir, id)
+	if err != nil {
+		return nil, errors.Join(dashboard.ErrNotFound, err)
+	}
+	return json.Marshal(r)
+}
+
+// Cut is the diagram of a snapshot.
+func (l *live) Cut(context.Context, uint64) (dashboard.Cut, error) {
+	return dashboard.Cut{}, dashboard.ErrNotFound
+}
+
+// snapshotLimit is how long a button waits for a snapshot; it may complete later.
+const snapshotLimit = 10 * time.Second
+
+// Control does what a button asks for.
+func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error) {
+	switch c.Verb {
+	case "snapshot":
+		ctx, cancel := context.WithTimeout(ctx, snapshotLimit)
+		defer cancel()
+		r, err := l.controller.TakeSnapshot(ctx)
+		if err != nil {
+			return "", err
+		}
+		return r.Line(), nil
+	default:
+		return "", fmt.Errorf("%s is not there yet", c.Verb)
+	}
+}

@@ -3,10 +3,13 @@ package branch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"cutbank/internal/engine"
 	"cutbank/internal/ledger"
+	"cutbank/internal/link"
 	"cutbank/proto/bankpb"
 )
 
@@ -159,6 +162,8 @@ func (b *Branch) answer(q request, pay *time.Timer) {
 		b.set(c, m.Prove.GetSettings(), pay, err)
 	case *bankpb.BranchMessage_GetStatus:
 		b.set(c, m.GetStatus.GetSettings(), pay, nil)
+	case *bankpb.BranchMessage_Cut:
+		b.cut(c, m.Cut)
 	default:
 		b.cfg.Logger.Warn("message refused", "from", c.nc.RemoteAddr().String(), "kind", kindOf(q.m))
 		e.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send", 0))
@@ -193,6 +198,24 @@ func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
 	}
 	if init.GetPlan() != nil {
 		e.Answer(c, b.status())
+	}
+}
+
+// cut takes a link down for a while. In a bank without a key too only a controller of cutbank may.
+func (b *Branch) cut(c *Client, m *bankpb.Cut) {
+	l := b.engine.Ledger
+	peer := slices.Index(l.Plan().Names, m.GetPeer())
+	switch {
+	case !c.proved.Load():
+		b.engine.Answer(c, engine.ErrorMessage(bankpb.Error_DENIED, "only a controller that has attached may cut a link", 0))
+	case peer < 0 || peer == l.Self() || m.GetDurationUs() > uint64(link.MaxCut/time.Microsecond):
+		b.engine.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST,
+			fmt.Sprintf("can't cut the link with %q for %d µs: a peer is needed, and at most %s", m.GetPeer(), m.GetDurationUs(), link.MaxCut), 0))
+	default:
+		d := time.Duration(m.GetDurationUs()) * time.Microsecond //nolint:gosec // at most MaxCut
+		b.cfg.Logger.Info("link cut", "peer", m.GetPeer(), "for", d.String())
+		b.mesh.Cut(peer, d)
+		b.engine.Answer(c, b.status())
 	}
 }
 

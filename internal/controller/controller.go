@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cutbank/internal/link"
 	"cutbank/proto/bankpb"
 )
 
@@ -326,6 +327,40 @@ func (c *Controller) SetSettings(s Settings) error {
 		}
 	})
 	return nil
+}
+
+// Cut takes the link between two branches down for so long, at most link.MaxCut: fault injection. Safe
+// for concurrent use; it returns before the link is down. Error: names that can't be, too long a time,
+// neither branch connected, ErrStopped.
+func (c *Controller) Cut(src, dst string, d time.Duration) error {
+	i, j := slices.Index(c.names, src), slices.Index(c.names, dst)
+	switch {
+	case i < 0 || j < 0 || i == j:
+		return fmt.Errorf("no link between %q and %q", src, dst)
+	case d <= 0 || d > link.MaxCut:
+		return fmt.Errorf("a link is cut for at most %s, not %s", link.MaxCut, d)
+	}
+	answer := make(chan error, 1)
+	c.post(func() {
+		for _, end := range [][2]int{{i, j}, {j, i}} {
+			if p := c.peers[end[0]]; p.proved {
+				us := uint64(d.Microseconds())
+				p.session.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
+					Cut: &bankpb.Cut{Peer: c.names[end[1]], DurationUs: us},
+				}})
+				c.emit(LinkCut{c.names[end[0]], c.names[end[1]], d})
+				answer <- nil
+				return
+			}
+		}
+		answer <- fmt.Errorf("neither %s nor %s is connected", src, dst)
+	})
+	select {
+	case err := <-answer:
+		return err
+	case <-c.ended:
+		return ErrStopped
+	}
 }
 
 func getStatus(s *bankpb.Settings) *bankpb.BranchMessage {

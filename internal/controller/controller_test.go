@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cutbank/internal/controller"
+	"cutbank/internal/link"
 	"cutbank/proto/bankpb"
 )
 
@@ -335,5 +336,50 @@ func TestRestoredBank(t *testing.T) {
 	})
 	if record, err := r.TakeSnapshot(context.Background()); err != nil || record.SnapshotID != 71 {
 		t.Errorf("snapshot %d, %v", record.SnapshotID, err)
+	}
+}
+
+// TestCut: the first of two branches is asked, or the other one when that is down.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	f := newFakeBank(t, 3)
+	r := startRun(t, f, t.TempDir(), nil)
+	await[controller.Ready](t, r)
+	for _, bad := range []error{
+		r.Cut("branch1", "branch1", time.Second), r.Cut("branch1", "nobody", time.Second),
+		r.Cut("branch1", "branch2", 0), r.Cut("branch1", "branch2", link.MaxCut+1),
+	} {
+		if bad == nil {
+			t.Error("a cut that can't be is accepted")
+		}
+	}
+	cut := func(src, dst, at, peer string) {
+		t.Helper()
+		if err := r.Cut(src, dst, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if e := await[controller.LinkCut](t, r); e.At != at || e.Peer != peer {
+			t.Errorf("%+v, want %s and %s", e, at, peer)
+		}
+		want, got := at+"-"+peer+" 1000000µs", ""
+		for deadline := time.Now().Add(20 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			f.do(func() { got = strings.Join(f.cuts, ",") })
+		}
+		if got != want {
+			t.Errorf("asked: %s, want %s", got, want)
+		}
+		f.do(func() { f.cuts = nil })
+	}
+	cut("branch1", "branch3", "branch1", "branch3")
+	f.do(func() { f.branches[0].down = true })
+	f.branches[0].cut()
+	await[controller.BranchDown](t, r)
+	cut("branch1", "branch3", "branch3", "branch1")
+	r.stop()
+	if err := r.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Cut("branch2", "branch3", time.Second); !errors.Is(err, controller.ErrStopped) {
+		t.Errorf("after the end: %v", err)
 	}
 }

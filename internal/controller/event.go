@@ -57,6 +57,12 @@ type BranchUp struct {
 // BranchDown is a branch that no longer answers; it is dialled again until it does.
 type BranchDown struct{ Name, Addr, Reason string }
 
+// LinkCut is a link that a branch was asked to take down for a while.
+type LinkCut struct {
+	At, Peer string
+	For      time.Duration
+}
+
 // SnapshotStarted is a snapshot that the initiator was asked for.
 type SnapshotStarted struct {
 	ID        uint64
@@ -91,6 +97,7 @@ func (Resumed) event()            {}
 func (Ready) event()              {}
 func (BranchUp) event()           {}
 func (BranchDown) event()         {}
+func (LinkCut) event()            {}
 func (SnapshotStarted) event()    {}
 func (SnapshotRefused) event()    {}
 func (SnapshotComplete) event()   {}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"sync"
@@ -27,6 +28,7 @@ type fakeBank struct {
 	started  map[uint64]string // initiator by snapshot
 	waiting  []func()          // answers that wait for a snapshot to exist
 	proposed []string          // in order: who was sent a plan
+	cuts     []string
 }
 
 type fakeBranch struct {
@@ -186,6 +188,9 @@ func (s *fakeSession) handle(m *bankpb.BranchMessage) {
 		if body.GetStatus.GetSettings() != nil {
 			s.settings = body.GetStatus.GetSettings()
 		}
+		s.status()
+	case *bankpb.BranchMessage_Cut:
+		s.bank.cuts = append(s.bank.cuts, fmt.Sprintf("%s-%s %dµs", s.name, body.Cut.GetPeer(), body.Cut.GetDurationUs()))
 		s.status()
 	case *bankpb.BranchMessage_InitSnapshot:
 		s.initSnapshot(body.InitSnapshot.GetSnapshotId())

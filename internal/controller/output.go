@@ -120,6 +120,8 @@ func (o *Output) text(e Event) string {
 		}
 	case BranchDown:
 		return fmt.Sprintf("%s %s is down: %s", e.Name, e.Addr, e.Reason)
+	case LinkCut:
+		return fmt.Sprintf("the link %s–%s is cut for %s", e.At, e.Peer, e.For)
 	case Stopped:
 		return e.String()
 	}

@@ -24,6 +24,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -61,13 +62,18 @@ type Mesh struct {
 	id        atomic.Pointer[Identity]
 	addresses atomic.Pointer[[]string]
 	wg        sync.WaitGroup
+
+	mu    sync.Mutex
+	cuts  map[int]time.Time  // until when a peer's link stays down
+	conns map[*Conn]struct{} // that are served
+
 	ctx       context.Context //nolint:containedctx // the lifetime of the connections, which Start begins and Stop ends
 	stop      context.CancelFunc
 }
 
 // NewMesh is a mesh of a branch that belongs to no bank yet.
 func NewMesh(cfg Config) *Mesh {
-	m := &Mesh{cfg: cfg}
+	m := &Mesh{cfg: cfg, cuts: make(map[int]time.Time), conns: make(map[*Conn]struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m
 }
@@ -107,7 +113,44 @@ func (m *Mesh) Accept(nc net.Conn, r *wire.Reader, hello *bankpb.Hello) error {
 	return nil
 }
 
+// MaxCut bounds how long a link can be cut.
+const MaxCut = time.Minute
+
+var errCut = errors.New("the link is cut on purpose")
+
+// Cut closes the link with a peer and keeps it down for so long, at most MaxCut: it is not dialled, and
+// a connection of the peer is closed. A later Cut replaces the one before it. Safe for concurrent use.
+func (m *Mesh) Cut(peer int, d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cuts[peer] = time.Now().Add(min(d, MaxCut))
+	for c := range m.conns {
+		if c.Peer == peer {
+			c.Close(errCut)
+		}
+	}
+}
+
+// cutFor is how long the link with a peer stays down on purpose.
+func (m *Mesh) cutFor(peer int) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(0, time.Until(m.cuts[peer]))
+}
+
 func (m *Mesh) serve(c *Conn) {
+	m.mu.Lock()
+	m.conns[c] = struct{}{}
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.conns, c)
+		m.mu.Unlock()
+	}()
+	if m.cutFor(c.Peer) > 0 { // looked up after c is known to Cut
+		_ = c.nc.Close()
+		return
+	}
 	release := context.AfterFunc(m.ctx, func() { c.Close(context.Canceled) })
 	defer release()
 	c.run(m.cfg.Deliver)
@@ -116,16 +159,23 @@ func (m *Mesh) serve(c *Conn) {
 func (m *Mesh) dialLoop(id *Identity, peer int) {
 	delay := minRedial
 	for m.ctx.Err() == nil {
-		ready, err := m.dial(id, peer)
+		ready, err := false, error(nil)
+		if m.cutFor(peer) == 0 {
+			ready, err = m.dial(id, peer)
+		}
 		if err != nil {
 			m.cfg.Notice(Event{Peer: id.Names[peer], What: "dial failed", Err: err})
 		}
 		if ready {
 			delay = minRedial
 		}
+		wait := delay + rand.N(delay) //nolint:gosec // spreads the dials of many branches
+		if cut := m.cutFor(peer); cut > 0 {
+			wait, delay = min(cut, maxRedial), minRedial // it may be shortened
+		}
 		select {
 		case <-m.ctx.Done():
-		case <-time.After(delay + rand.N(delay)): //nolint:gosec // spreads the dials of many branches
+		case <-time.After(wait):
 		}
 		delay = min(2*delay, maxRedial)
 	}

@@ -98,7 +98,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{23, 0}
+	return file_bank_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type BranchMessage struct {
@@ -122,6 +122,7 @@ type BranchMessage struct {
 	//	*BranchMessage_Prove
 	//	*BranchMessage_GetStatus
 	//	*BranchMessage_Status_
+	//	*BranchMessage_Cut
 	//	*BranchMessage_Error
 	BranchMessage isBranchMessage_BranchMessage `protobuf_oneof:"branch_message"`
 	unknownFields protoimpl.UnknownFields
@@ -318,6 +319,15 @@ func (x *BranchMessage) GetStatus_() *Status {
 	return nil
 }
 
+func (x *BranchMessage) GetCut() *Cut {
+	if x != nil {
+		if x, ok := x.BranchMessage.(*BranchMessage_Cut); ok {
+			return x.Cut
+		}
+	}
+	return nil
+}
+
 func (x *BranchMessage) GetError() *Error {
 	if x != nil {
 		if x, ok := x.BranchMessage.(*BranchMessage_Error); ok {
@@ -401,6 +411,10 @@ type BranchMessage_Status_ struct {
 	Status_ *Status `protobuf:"bytes,28,opt,name=status,proto3,oneof"`
 }
 
+type BranchMessage_Cut struct {
+	Cut *Cut `protobuf:"bytes,29,opt,name=cut,proto3,oneof"`
+}
+
 type BranchMessage_Error struct {
 	// In either direction: a request refused, or the reason why a connection is closed.
 	Error *Error `protobuf:"bytes,31,opt,name=error,proto3,oneof"`
@@ -439,6 +453,8 @@ func (*BranchMessage_Prove) isBranchMessage_BranchMessage() {}
 func (*BranchMessage_GetStatus) isBranchMessage_BranchMessage() {}
 
 func (*BranchMessage_Status_) isBranchMessage_BranchMessage() {}
+
+func (*BranchMessage_Cut) isBranchMessage_BranchMessage() {}
 
 func (*BranchMessage_Error) isBranchMessage_BranchMessage() {}
 
@@ -1534,6 +1550,60 @@ func (x *GetStatus) GetSettings() *Settings {
 	return nil
 }
 
+// Cut closes the link with a peer and keeps it down for so long: fault injection. It is answered with a
+// Status, and only when the controller has proved the key.
+type Cut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	DurationUs    uint64                 `protobuf:"varint,2,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"` // at most 60 s
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cut) Reset() {
+	*x = Cut{}
+	mi := &file_bank_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cut) ProtoMessage() {}
+
+func (x *Cut) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cut.ProtoReflect.Descriptor instead.
+func (*Cut) Descriptor() ([]byte, []int) {
+	return file_bank_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Cut) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Cut) GetDurationUs() uint64 {
+	if x != nil {
+		return x.DurationUs
+	}
+	return 0
+}
+
 type Status struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Incarnation         uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
@@ -1552,7 +1622,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_bank_proto_msgTypes[20]
+	mi := &file_bank_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1634,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[20]
+	mi := &file_bank_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1647,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{20}
+	return file_bank_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Status) GetIncarnation() uint64 {
@@ -1667,7 +1737,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_bank_proto_msgTypes[21]
+	mi := &file_bank_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1749,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[21]
+	mi := &file_bank_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1762,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{21}
+	return file_bank_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LinkStatus) GetPeer() string {
@@ -1765,7 +1835,7 @@ type JournalStatus struct {
 
 func (x *JournalStatus) Reset() {
 	*x = JournalStatus{}
-	mi := &file_bank_proto_msgTypes[22]
+	mi := &file_bank_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1847,7 @@ func (x *JournalStatus) String() string {
 func (*JournalStatus) ProtoMessage() {}
 
 func (x *JournalStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[22]
+	mi := &file_bank_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1860,7 @@ func (x *JournalStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalStatus.ProtoReflect.Descriptor instead.
 func (*JournalStatus) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{22}
+	return file_bank_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JournalStatus) GetCommits() uint64 {
@@ -1839,7 +1909,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_bank_proto_msgTypes[23]
+	mi := &file_bank_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1921,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[23]
+	mi := &file_bank_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1934,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_bank_proto_rawDescGZIP(), []int{23}
+	return file_bank_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -1899,7 +1969,7 @@ type InitBranch_Branch struct {
 
 func (x *InitBranch_Branch) Reset() {
 	*x = InitBranch_Branch{}
-	mi := &file_bank_proto_msgTypes[24]
+	mi := &file_bank_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +1981,7 @@ func (x *InitBranch_Branch) String() string {
 func (*InitBranch_Branch) ProtoMessage() {}
 
 func (x *InitBranch_Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[24]
+	mi := &file_bank_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2040,7 @@ type ReturnSnapshot_LocalSnapshot struct {
 
 func (x *ReturnSnapshot_LocalSnapshot) Reset() {
 	*x = ReturnSnapshot_LocalSnapshot{}
-	mi := &file_bank_proto_msgTypes[25]
+	mi := &file_bank_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2052,7 @@ func (x *ReturnSnapshot_LocalSnapshot) String() string {
 func (*ReturnSnapshot_LocalSnapshot) ProtoMessage() {}
 
 func (x *ReturnSnapshot_LocalSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_bank_proto_msgTypes[25]
+	mi := &file_bank_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2157,7 @@ var File_bank_proto protoreflect.FileDescriptor
 const file_bank_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"bank.proto\x12\acutbank\"\x86\a\n" +
+	"bank.proto\x12\acutbank\"\xa8\a\n" +
 	"\rBranchMessage\x126\n" +
 	"\vinit_branch\x18\x01 \x01(\v2\x13.cutbank.InitBranchH\x00R\n" +
 	"initBranch\x12/\n" +
@@ -2107,7 +2177,8 @@ const file_bank_proto_rawDesc = "" +
 	"\x05prove\x18\x1a \x01(\v2\x0e.cutbank.ProveH\x00R\x05prove\x123\n" +
 	"\n" +
 	"get_status\x18\x1b \x01(\v2\x12.cutbank.GetStatusH\x00R\tgetStatus\x12)\n" +
-	"\x06status\x18\x1c \x01(\v2\x0f.cutbank.StatusH\x00R\x06status\x12&\n" +
+	"\x06status\x18\x1c \x01(\v2\x0f.cutbank.StatusH\x00R\x06status\x12 \n" +
+	"\x03cut\x18\x1d \x01(\v2\f.cutbank.CutH\x00R\x03cut\x12&\n" +
 	"\x05error\x18\x1f \x01(\v2\x0e.cutbank.ErrorH\x00R\x05errorB\x10\n" +
 	"\x0ebranch_message\"\xca\x01\n" +
 	"\n" +
@@ -2208,7 +2279,11 @@ const file_bank_proto_rawDesc = "" +
 	"\n" +
 	"\b_stopped\":\n" +
 	"\tGetStatus\x12-\n" +
-	"\bsettings\x18\x01 \x01(\v2\x11.cutbank.SettingsR\bsettings\"\xd9\x02\n" +
+	"\bsettings\x18\x01 \x01(\v2\x11.cutbank.SettingsR\bsettings\":\n" +
+	"\x03Cut\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1f\n" +
+	"\vduration_us\x18\x02 \x01(\x04R\n" +
+	"durationUs\"\xd9\x02\n" +
 	"\x06Status\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x16\n" +
@@ -2273,7 +2348,7 @@ func file_bank_proto_rawDescGZIP() []byte {
 }
 
 var file_bank_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_bank_proto_goTypes = []any{
 	(Error_Code)(0),                      // 0: cutbank.Error.Code
 	(*BranchMessage)(nil),                // 1: cutbank.BranchMessage
@@ -2296,12 +2371,13 @@ var file_bank_proto_goTypes = []any{
 	(*Prove)(nil),                        // 18: cutbank.Prove
 	(*Settings)(nil),                     // 19: cutbank.Settings
 	(*GetStatus)(nil),                    // 20: cutbank.GetStatus
-	(*Status)(nil),                       // 21: cutbank.Status
-	(*LinkStatus)(nil),                   // 22: cutbank.LinkStatus
-	(*JournalStatus)(nil),                // 23: cutbank.JournalStatus
-	(*Error)(nil),                        // 24: cutbank.Error
-	(*InitBranch_Branch)(nil),            // 25: cutbank.InitBranch.Branch
-	(*ReturnSnapshot_LocalSnapshot)(nil), // 26: cutbank.ReturnSnapshot.LocalSnapshot
+	(*Cut)(nil),                          // 21: cutbank.Cut
+	(*Status)(nil),                       // 22: cutbank.Status
+	(*LinkStatus)(nil),                   // 23: cutbank.LinkStatus
+	(*JournalStatus)(nil),                // 24: cutbank.JournalStatus
+	(*Error)(nil),                        // 25: cutbank.Error
+	(*InitBranch_Branch)(nil),            // 26: cutbank.InitBranch.Branch
+	(*ReturnSnapshot_LocalSnapshot)(nil), // 27: cutbank.ReturnSnapshot.LocalSnapshot
 }
 var file_bank_proto_depIdxs = []int32{
 	2,  // 0: cutbank.BranchMessage.init_branch:type_name -> cutbank.InitBranch
@@ -2320,23 +2396,24 @@ var file_bank_proto_depIdxs = []int32{
 	17, // 13: cutbank.BranchMessage.challenge:type_name -> cutbank.Challenge
 	18, // 14: cutbank.BranchMessage.prove:type_name -> cutbank.Prove
 	20, // 15: cutbank.BranchMessage.get_status:type_name -> cutbank.GetStatus
-	21, // 16: cutbank.BranchMessage.status:type_name -> cutbank.Status
-	24, // 17: cutbank.BranchMessage.error:type_name -> cutbank.Error
-	25, // 18: cutbank.InitBranch.all_branches:type_name -> cutbank.InitBranch.Branch
-	8,  // 19: cutbank.InitBranch.plan:type_name -> cutbank.Plan
-	26, // 20: cutbank.ReturnSnapshot.local_snapshot:type_name -> cutbank.ReturnSnapshot.LocalSnapshot
-	9,  // 21: cutbank.Plan.in_transit:type_name -> cutbank.InTransit
-	19, // 22: cutbank.Prove.settings:type_name -> cutbank.Settings
-	25, // 23: cutbank.Prove.all_branches:type_name -> cutbank.InitBranch.Branch
-	19, // 24: cutbank.GetStatus.settings:type_name -> cutbank.Settings
-	22, // 25: cutbank.Status.links:type_name -> cutbank.LinkStatus
-	23, // 26: cutbank.Status.journal:type_name -> cutbank.JournalStatus
-	0,  // 27: cutbank.Error.code:type_name -> cutbank.Error.Code
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	22, // 16: cutbank.BranchMessage.status:type_name -> cutbank.Status
+	21, // 17: cutbank.BranchMessage.cut:type_name -> cutbank.Cut
+	25, // 18: cutbank.BranchMessage.error:type_name -> cutbank.Error
+	26, // 19: cutbank.InitBranch.all_branches:type_name -> cutbank.InitBranch.Branch
+	8,  // 20: cutbank.InitBranch.plan:type_name -> cutbank.Plan
+	27, // 21: cutbank.ReturnSnapshot.local_snapshot:type_name -> cutbank.ReturnSnapshot.LocalSnapshot
+	9,  // 22: cutbank.Plan.in_transit:type_name -> cutbank.InTransit
+	19, // 23: cutbank.Prove.settings:type_name -> cutbank.Settings
+	26, // 24: cutbank.Prove.all_branches:type_name -> cutbank.InitBranch.Branch
+	19, // 25: cutbank.GetStatus.settings:type_name -> cutbank.Settings
+	23, // 26: cutbank.Status.links:type_name -> cutbank.LinkStatus
+	24, // 27: cutbank.Status.journal:type_name -> cutbank.JournalStatus
+	0,  // 28: cutbank.Error.code:type_name -> cutbank.Error.Code
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_bank_proto_init() }
@@ -2362,6 +2439,7 @@ func file_bank_proto_init() {
 		(*BranchMessage_Prove)(nil),
 		(*BranchMessage_GetStatus)(nil),
 		(*BranchMessage_Status_)(nil),
+		(*BranchMessage_Cut)(nil),
 		(*BranchMessage_Error)(nil),
 	}
 	file_bank_proto_msgTypes[18].OneofWrappers = []any{}
@@ -2371,7 +2449,7 @@ func file_bank_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_proto_rawDesc), len(file_bank_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,82 @@
+package branch_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"cutbank/internal/link"
+	"cutbank/internal/wire"
+	"cutbank/proto/bankpb"
+)
+
+func cutOf(peer string, d time.Duration) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
+		Cut: &bankpb.Cut{Peer: peer, DurationUs: uint64(d.Microseconds())}, //nolint:gosec // not negative
+	}}
+}
+
+// untilLink polls a branch until its link with the other one of two is up, or down.
+func (c *plainClient) untilLink(up bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{}}})
+		if links := c.receive().GetStatus_().GetLinks(); len(links) == 1 && links[0].GetUp() == up {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the link is never up=%v", up)
+		}
+	}
+}
+
+// TestCutOnRequest: a link that is cut at either end stays down until its time is over, or a shorter cut
+// replaces it; then it comes back by itself, and no cent is lost.
+func TestCutOnRequest(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 2, time.Millisecond, link.Delay{})
+	id := uint64(0)
+	for at, peer := range []string{"branch2", "branch1"} { // who dials, and who is dialled
+		c := b.clients[at]
+		c.untilLink(true)
+		c.send(cutOf(peer, link.MaxCut))
+		if m := c.receive(); m.GetStatus_() == nil {
+			t.Fatalf("a cut is answered with %v", m)
+		}
+		c.untilLink(false)
+		b.clients[1-at].untilLink(false)
+		c.send(cutOf(peer, time.Millisecond))
+		c.receive()
+		c.untilLink(true)
+		id++
+		b.initiate(at, id)
+		b.retrieve(id)
+	}
+}
+
+// TestCutRefused: who has not opened the bank or proved its key may not, and nobody for longer than a minute.
+func TestCutRefused(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 2, time.Millisecond, link.Delay{})
+	nc, err := net.Dial("tcp", b.clients[0].nc.RemoteAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = nc.Close() }()
+	stranger := &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)}
+	for name, test := range map[string]struct {
+		from *plainClient
+		m    *bankpb.BranchMessage
+		code bankpb.Error_Code
+	}{
+		"stranger": {stranger, cutOf("branch2", time.Millisecond), bankpb.Error_DENIED},
+		"too long": {b.clients[0], cutOf("branch2", link.MaxCut+time.Millisecond), bankpb.Error_BAD_REQUEST},
+		"self":     {b.clients[0], cutOf("branch1", time.Millisecond), bankpb.Error_BAD_REQUEST},
+		"unknown":  {b.clients[0], cutOf("nobody", time.Millisecond), bankpb.Error_BAD_REQUEST},
+	} {
+		test.from.send(test.m)
+		if got := test.from.receive().GetError(); got.GetCode() != test.code {
+			t.Errorf("%s: got %v, want %v", name, got, test.code)
+		}
+	}
+}

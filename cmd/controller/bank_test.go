@@ -69,7 +69,7 @@ func runWith(t *testing.T, cfg controller.Config, seen func(*controller.Controll
 	return c.Run(t.Context())
 }
 
-// Issue 2, point 3.
+// At a transfer a millisecond, every snapshot is exact in sum and per channel.
 func TestTwoHundredSnapshotsUnderLoad(t *testing.T) {
 	t.Parallel()
 	cfg := config(startBranches(t, 8, time.Millisecond, link.Delay{}), 8000, t.TempDir())
@@ -89,7 +89,7 @@ func TestTwoHundredSnapshotsUnderLoad(t *testing.T) {
 	t.Logf("%d of 200 with money in transit", inTransit)
 }
 
-// Issue 2, point 4: with a link delay, all eight are in progress before the first can be complete.
+// With a link delay, all eight are in progress before the first can be complete.
 func TestEightSnapshotsAtOnce(t *testing.T) {
 	t.Parallel()
 	cfg := config(startBranches(t, 4, time.Millisecond, link.Delay{Min: 100 * time.Millisecond, Max: 150 * time.Millisecond}), 4000, t.TempDir())

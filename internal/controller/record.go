@@ -176,6 +176,9 @@ func (r Record) Line() string {
 	case r.Imbalance < 0:
 		line += fmt.Sprintf("  %d missing", -r.Imbalance)
 	}
+	if r.BrokenRule != "" {
+		line += "  [rule off: " + r.BrokenRule + "]"
+	}
 	return line
 }
 

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"cutbank/internal/rules"
 )
 
 // MaxBranches is the most branches that a bank may have.
@@ -26,8 +24,7 @@ type Plan struct {
 	Names          []string
 	Balances       []uint64 // by branch; those of others are 0 when opened by a plain client
 	InTransit      []InTransit
-	LastSnapshotID uint64     // ids of this bank are above it
-	Broken         rules.Rule // that this bank does without; None
+	LastSnapshotID uint64 // ids of this bank are above it
 }
 
 // InTransit is money that is on a channel when the bank is opened: after a restore.

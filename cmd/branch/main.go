@@ -22,6 +22,7 @@ import (
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
+	"cutbank/internal/rules"
 )
 
 // Exit codes of the program.
@@ -87,6 +88,7 @@ type options struct {
 	dataDir  string
 	health   string
 	sync     journal.Sync
+	broken   rules.Rule
 	level    string
 	format   string
 }
@@ -115,7 +117,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	}
 	health := lifecycle.NewHealth()
 	cfg := branch.Config{
-		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed,
+		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed, Broken: o.broken,
 		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,
 	}
 	if adapt != nil {
@@ -242,6 +244,7 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	fs.StringVar(&o.dataDir, "data-dir", "", "directory that holds a directory of this branch's name: its books survive (default: in memory)")
 	fs.StringVar(&o.health, "health", "", "host:port that answers gRPC health checks: \"\" is liveness, \"ready\" readiness (default: none)")
 	sync := fs.String("sync", "always", "always: money survives power loss; os: it survives kill -9")
+	broken := fs.String("break", "", "take part in a bank without one of the rules that keep the books right; help lists them")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	fs.StringVar(&o.format, "log-format", "text", "text or json")
@@ -256,6 +259,9 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	case *help:
 		_, err = fmt.Fprint(stdout, usage+fs.FlagUsages())
 		return o, true, err
+	case *broken == "help":
+		_, err = fmt.Fprint(stdout, rules.Table())
+		return o, true, err
 	case *version:
 		_, err = fmt.Fprintln(stdout, "cutbank branch, protocol", link.Version)
 		return o, true, err
@@ -263,6 +269,12 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 		o.level = "warn"
 	case *verbose:
 		o.level = "debug"
+	}
+	if o.broken, err = rules.Parse(*broken); err != nil {
+		return o, false, errUsage{fmt.Errorf("--break: %w", err)}
+	}
+	if o.dataDir != "" {
+		o.dataDir = o.broken.Dir(o.dataDir)
 	}
 	if o.sync, err = journal.ParseSync(*sync); err == nil {
 		err = o.set(fs.Args(), *interval, *amount, *delay)

@@ -16,6 +16,7 @@ import (
 
 	"cutbank/internal/controller"
 	"cutbank/internal/roster"
+	"cutbank/internal/rules"
 )
 
 const examples = `Opens or resumes a bank whose branches are running, and takes snapshots of it until Ctrl-C.
@@ -58,6 +59,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, "controller", version())
 		return err
 	}
+	if o.BrokenRule == "help" {
+		_, err := fmt.Fprint(stdout, rules.Table())
+		return err
+	}
 	if *fresh {
 		return &controller.UsageError{Err: errors.New("--fresh: a controller can't empty branches that are running: " +
 			"stop them and start them with new data directories, or use ./launcher --fresh")}
@@ -65,8 +70,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := o.Parse(fs); err != nil {
 		return err
 	}
-	if o.DataDir == "" {
-		o.DataDir = roster.ControllerDataDir(o.Roster.File, o.Total)
+	if err := o.UseDataDir(roster.ControllerDataDir(o.Roster.File, o.Total)); err != nil {
+		return err
 	}
 	out := o.NewOutput(stdout, stderr)
 	ctx, cancel := context.WithCancel(ctx)
@@ -85,7 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.Run(ctx), out.Err())
+	return o.Marked(errors.Join(c.Run(ctx), out.Err()))
 }
 
 func version() string {

@@ -123,6 +123,9 @@ func (o *options) children() ([]supervise.Child, error) {
 			"--interval", o.Settings.Interval.String(), "--sync", o.sync.String(), "--log-level", o.LogLevel,
 			"--link-delay", o.linkDelay.Min.String() + "-" + o.linkDelay.Max.String(),
 		}
+		if o.BrokenRule != "" {
+			args = append(args, "--break", o.BrokenRule)
+		}
 		if o.Settings.Amount != nil {
 			args = append(args, "--amount", *o.Settings.Amount)
 		}

@@ -260,3 +260,24 @@ func TestKills(t *testing.T) {
 	}
 	b.ids(r.out.String())
 }
+
+// TestBreak opens a bank without a rule: its first snapshot does not add up, all lines are marked, and
+// the bank with all rules in the same place is another one.
+func TestBreak(t *testing.T) {
+	b := newBank(t)
+	cmd := b.command("--break", "marker-overtaken", "--duration", "60s")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Fatalf("%v, not exit code 3\n%s", err, stderr.String())
+	}
+	for line := range strings.Lines(stdout.String() + stderr.String()) {
+		if text := strings.TrimPrefix(line, "launcher: "); len(line) > 1 && !strings.HasPrefix(text, "[rule off: marker-overtaken] ") {
+			t.Errorf("not marked: %s", line)
+		}
+	}
+	if out, err := b.command("--snapshots", "2").CombinedOutput(); err != nil || bytes.Contains(out, []byte("rule off")) {
+		t.Errorf("the bank with all rules: %v\n%s", err, out)
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
+	"cutbank/internal/rules"
 	"cutbank/internal/supervise"
 )
 
@@ -106,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; first snapshot after 1s, then every %s",
 		*o.Settings.Interval, o.linkDelay.Min, o.linkDelay.Max, o.sync, o.SnapshotInterval)
-	return o.runBank(ctx, out)
+	return o.Marked(o.runBank(ctx, out))
 }
 
 // runBank runs the branches and, as long as those run, the controller.
@@ -202,6 +203,10 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 		_, err := fmt.Fprintln(stdout, "launcher", version())
 		return true, err
 	}
+	if o.BrokenRule == "help" {
+		_, err := fmt.Fprint(stdout, rules.Table())
+		return true, err
+	}
 	if err := o.Parse(fs); err != nil {
 		return false, err
 	}
@@ -218,8 +223,8 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 		interval := defaultInterval
 		o.Settings.Interval = &interval
 	}
-	if o.DataDir == "" {
-		o.DataDir = roster.DataDir(o.Roster.File, o.Total)
+	if err := o.UseDataDir(roster.DataDir(o.Roster.File, o.Total)); err != nil {
+		return false, err
 	}
 	o.Remedy = "name that bank's total, file and --data-dir, or open a new bank here with --fresh (the old one is moved aside)"
 	return false, nil

@@ -6,7 +6,9 @@ package kubernetes_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,12 +166,45 @@ func TestMounts(t *testing.T) {
 	if config.ConfigMap == nil || config.ConfigMap.Name != b.config.Name || !strings.HasSuffix(c.Containers[0].Args[1], "/branches.txt") {
 		t.Error("the controller does not read the roster")
 	}
-	secret := volume(c, mounted(c.Containers[0], flag(t, c.Containers[0], "tls"))).Secret
-	own := volume(b.branches.Spec.Template.Spec, mounted(b.branch(), flag(t, b.branch(), "tls"))).Secret
-	if secret == nil || own == nil || secret.SecretName != own.SecretName {
-		t.Fatal("the certificates are not mounted")
+	checkCertificates(t, b)
+}
+
+// checkCertificates: each pod sees the authority and its own certificate, and others can't read them.
+func checkCertificates(t *testing.T, b bank) {
+	t.Helper()
+	files := func(p corev1.PodSpec) map[string]string {
+		name := mounted(p.Containers[0], flag(t, p.Containers[0], "tls"))
+		s := volume(p, name).Secret
+		if s == nil || s.SecretName != "bank-tls" || s.DefaultMode == nil || *s.DefaultMode&0o7 != 0 {
+			t.Fatalf("the certificates of %s are not mounted, or for everybody: %+v", p.Containers[0].Name, s)
+		}
+		at := make(map[string]string)
+		for _, item := range s.Items {
+			if path.Base(item.Path) != item.Key {
+				t.Errorf("%s is mounted as %s", item.Key, item.Path)
+			}
+			at[item.Path] = item.Key
+		}
+		return at
 	}
-	_ = own; //checkOwnCertificates(t, b, own)
+	want := make(map[string]string)
+	for _, entry := range b.roster(t).Branches {
+		for _, file := range []string{"ca.pem", "branch-" + entry.Name + ".pem"} {
+			want[entry.Name+"/"+file] = file
+		}
+	}
+	if got := files(b.branches.Spec.Template.Spec); !maps.Equal(got, want) {
+		t.Errorf("the branches' certificates are %v, not %v", got, want)
+	}
+	for _, m := range b.branch().VolumeMounts {
+		if m.Name == "tls" && m.SubPathExpr != "$(POD_NAME)" {
+			t.Error("a pod sees the certificates of others")
+		}
+	}
+	want = map[string]string{"ca.pem": "ca.pem", "controller.pem": "controller.pem"}
+	if got := files(b.controller.Spec.Template.Spec); !maps.Equal(got, want) {
+		t.Errorf("the controller's certificates are %v, not %v", got, want)
+	}
 }
 
 // mounted is the volume that a path of the container is on.

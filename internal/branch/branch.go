@@ -28,6 +28,7 @@ import (
 	"cutbank/internal/engine"
 	"cutbank/internal/journal"
 	"cutbank/internal/link"
+	"cutbank/internal/rules"
 	"cutbank/proto/bankpb"
 )
 
@@ -44,6 +45,8 @@ type Journal interface {
 	// commit's too.
 	Prepare() error
 	Stats() journal.Stats
+	// Break switches a rule off; after Recover, in a bank that was opened so.
+	Break(r rules.Rule)
 	Close() error
 }
 
@@ -67,6 +70,9 @@ func (Memory) Prepare() error { return nil }
 
 // Stats are empty.
 func (Memory) Stats() journal.Stats { return journal.Stats{} }
+
+// Break does nothing.
+func (Memory) Break(rules.Rule) {}
 
 // Close does nothing.
 func (Memory) Close() error { return nil }
@@ -93,6 +99,9 @@ type Config struct {
 	Seed     uint64        // of the random choices; 0: a random one
 	Health   Health        // nil: nobody asks
 	Logger   hclog.Logger
+	// Broken is the rule that the bank does without; None: the plan decides. A directory of another
+	// bank is refused.
+	Broken rules.Rule
 	// CheckpointBytes is how much a recovery may have to read: a checkpoint is made after so many
 	// bytes of events; 16 MiB.
 	CheckpointBytes int64
@@ -163,6 +172,7 @@ func New(cfg Config) (*Branch, error) {
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
 		commits: make(chan commit, 1), done: make(chan committed, 1),
 	}
+	b.engine.Broken = cfg.Broken
 	began := time.Now()
 	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.engine.Ledger.Replay); err != nil {
 		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
@@ -208,6 +218,11 @@ func (b *Branch) resume() error {
 	if name := l.Plan().Names[l.Self()]; name != b.cfg.Name {
 		return fmt.Errorf("branch %s: the data directory is that of %s", b.cfg.Name, name)
 	}
+	if r := l.Plan().Broken; b.cfg.Broken != rules.None && r != b.cfg.Broken {
+		return fmt.Errorf("branch %s: --break %s, and the data directory is of a bank with --break %s", b.cfg.Name, b.cfg.Broken, r)
+	} else if r != rules.None {
+		b.cfg.Logger = b.cfg.Logger.With("rule_off", r.String())
+	}
 	out := &b.engine.Filling.Output
 	l.Start(out)
 	if err := b.cfg.Journal.Commit(out.Persist); err != nil {
@@ -224,6 +239,9 @@ func (b *Branch) resume() error {
 func (b *Branch) linkUp() {
 	l := b.engine.Ledger
 	p := l.Plan()
+	if p.Broken != rules.None {
+		b.cfg.Journal.Break(p.Broken)
+	}
 	b.mesh.Start(&link.Identity{
 		Bank: p.BankID, Key: p.Key, Names: p.Names, Self: l.Self(), Incarnation: l.Incarnation(),
 	}, l.Addresses())

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cutbank/internal/roster"
+	"cutbank/internal/rules"
 )
 
 // Options is what the command line of a program with a controller in it says: Config, and how to
@@ -37,6 +38,7 @@ func (o *Options) Flags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.SnapshotInterval, "snapshot-interval", DefaultSnapshotInterval, "from one snapshot to the next")
 	fs.IntVar(&o.Snapshots, "snapshots", 0, "stop after so many (default: never)")
 	fs.DurationVar(&o.Duration, "duration", 0, "stop after so long (default: never)")
+	fs.StringVar(&o.BrokenRule, "break", "", "open a bank without one of the rules that keep the books right, in a data directory of its own; help lists them")
 	fs.Uint64Var(&o.Seed, "seed", 0, "of random choices (default: another one each time)")
 	fs.BoolVar(&o.JSON, "json", false, "snapshots as one JSON object per line")
 	fs.StringVar(&o.HTTP, "http", "127.0.0.1:7070", "address of the dashboard; empty = off")
@@ -87,10 +89,44 @@ func (o *Options) Parse(fs *pflag.FlagSet) error {
 	return nil
 }
 
+// UseDataDir names the data directory when no flag did, sets a bank without one of the rules apart from
+// the others, and finds out whether the one that is there is such a bank. Errors are *UsageError.
+func (o *Options) UseDataDir(usual string) error {
+	rule, err := rules.Parse(o.BrokenRule)
+	if err != nil {
+		return &UsageError{fmt.Errorf("--break: %w", err)}
+	}
+	if o.DataDir == "" {
+		o.DataDir = usual
+	}
+	o.DataDir = rule.Dir(o.DataDir)
+	held, err := ReadPlan(o.DataDir)
+	if held == nil || err != nil {
+		return nil //nolint:nilerr // the controller reads it again and says what is wrong
+	}
+	if rule != rules.None && held.BrokenRule != o.BrokenRule {
+		return &UsageError{fmt.Errorf("--break %s: %s holds a bank with --break %q: move it aside", rule, o.DataDir, held.BrokenRule)}
+	}
+	o.BrokenRule = held.BrokenRule
+	return nil
+}
+
+// Marked is an error of a bank without one of the rules, or of one with all of them.
+func (o *Options) Marked(err error) error {
+	rule, _ := rules.Parse(o.BrokenRule)
+	if err == nil || rule == rules.None {
+		return err
+	}
+	return fmt.Errorf("%s%w", rule.Mark(), err)
+}
+
 // NewOutput is the Output that the flags ask for.
 func (o *Options) NewOutput(stdout, stderr io.Writer) *Output {
 	out := NewOutput(stdout, stderr)
 	out.JSON, out.Quiet, out.Verbose = o.JSON, o.Quiet, o.Verbose
+	if rule, err := rules.Parse(o.BrokenRule); err == nil {
+		out.Mark = rule.Mark()
+	}
 	return out
 }
 

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ type Output struct {
 	Verbose  bool // also branches that come and go
 	Terminal bool // stderr is one: lines may be changed, and have colour
 	Colour   bool
+	Mark     string // before every line but JSON, which has a field for it: of a bank without one of the rules
 
 	mu       sync.Mutex
 	stdout   io.Writer
@@ -54,7 +56,10 @@ func (o *Output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endChanging()
-	return o.stderr.Write(b)
+	if _, err := o.stderr.Write(o.marked(b)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // Say writes a line to stderr, unless quiet.
@@ -130,7 +135,7 @@ func (o *Output) text(e Event) string {
 
 // result is one write, so that a reader of the pipe never sees half a block.
 func (o *Output) result(r Record) {
-	out := r.Block()
+	out := o.marked(r.Block())
 	if o.JSON {
 		line, err := json.Marshal(r)
 		if err != nil {
@@ -157,7 +162,7 @@ func (o *Output) waiting(w Waiting) {
 		return
 	}
 	if o.Terminal {
-		fmt.Fprintf(o.stderr, "\r\x1b[K%s", w.String())
+		fmt.Fprintf(o.stderr, "\r\x1b[K%s%s", o.Mark, w.String())
 		o.changing = true
 		return
 	}
@@ -169,7 +174,22 @@ func (o *Output) waiting(w Waiting) {
 
 func (o *Output) line(text string) {
 	o.endChanging()
-	fmt.Fprintln(o.stderr, text)
+	_, _ = o.stderr.Write(o.marked([]byte(text + "\n")))
+}
+
+// marked puts the mark before each line that is not empty.
+func (o *Output) marked(text []byte) []byte {
+	if o.Mark == "" {
+		return text
+	}
+	var b []byte
+	for line := range bytes.Lines(text) {
+		if len(line) > 1 {
+			b = append(b, o.Mark...)
+		}
+		b = append(b, line...)
+	}
+	return b
 }
 
 func (o *Output) endChanging() {

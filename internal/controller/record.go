@@ -176,9 +176,6 @@ func (r Record) Line() string {
 	case r.Imbalance < 0:
 		line += fmt.Sprintf("  %d missing", -r.Imbalance)
 	}
-	if r.BrokenRule != "" {
-		line += "  [rule off: " + r.BrokenRule + "]"
-	}
 	return line
 }
 

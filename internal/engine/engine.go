@@ -15,6 +15,7 @@ import (
 
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
+	"cutbank/internal/rules"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
@@ -93,6 +94,9 @@ type Engine[P Port] struct {
 	waiting map[uint64][]Client // retrieves of snapshots that are not complete
 	waits   int
 	frames  []byte
+	// Broken is the rule that banks opened by plain clients here do without, and the only one that
+	// others may; None says nothing.
+	Broken rules.Rule
 }
 
 // New is the engine of a branch that belongs to no bank yet.
@@ -107,6 +111,9 @@ func New[P Port]() *Engine[P] {
 func (e *Engine[P]) Begin() {
 	n := len(e.Ledger.Plan().Names)
 	e.peers, e.barrier = make([]peer[P], n), n-1
+	if e.lacks(rules.NoBarrier) {
+		e.barrier = 0
+	}
 	for i := range e.peers {
 		if i != e.Ledger.Self() {
 			e.peers[i].durable = mark{i, e.Ledger.Sent(i), e.Ledger.Received(i)}
@@ -123,6 +130,9 @@ func (e *Engine[P]) Paying() bool { return e.Ledger.Opened() && e.barrier == 0 }
 // Seal ends the batch that is being filled and starts the next.
 func (e *Engine[P]) Seal() *Batch[P] {
 	b := e.Filling
+	if e.lacks(rules.MarkerOvertaken) {
+		e.Ledger.SendOwed(&b.Output)
+	}
 	for _, p := range b.Channels {
 		b.marks = append(b.marks, mark{p, e.Ledger.Sent(p), e.Ledger.Received(p)})
 	}
@@ -138,6 +148,9 @@ func (e *Engine[P]) Seal() *Batch[P] {
 		delete(e.waiting, id)
 	}
 	e.Filling, e.spare = e.spare, nil
+	if e.Ledger.Plan().Broken != rules.None {
+		e.leak(b)
+	}
 	return b
 }
 
@@ -163,6 +176,9 @@ func (e *Engine[P]) Release(b *Batch[P]) {
 	clear(b.replies)
 	b.marks, b.controls, b.replies = b.marks[:0], b.controls[:0], b.replies[:0]
 	e.spare = b
+	if e.lacks(rules.MarkersInSeparateBatch) {
+		e.Ledger.SendOwed(&e.Filling.Output)
+	}
 }
 
 // flush sends a peer what is durable and has not been sent on its connection.
@@ -222,10 +238,14 @@ func (e *Engine[P]) position(i int, pos ledger.Position) error {
 		}
 		return err
 	}
-	if err := e.Ledger.Acknowledge(&e.Filling.Output, i, pos.Received); err != nil {
+	acked, sent := pos.Received, pos.Received
+	if e.Ledger.Plan().Broken != rules.None {
+		acked, sent = e.resume(i, pos.Received)
+	}
+	if err := e.Ledger.Acknowledge(&e.Filling.Output, i, acked); err != nil {
 		return err
 	}
-	p.up, p.refused, p.next = true, nil, pos.Received+1
+	p.up, p.refused, p.next = true, nil, sent+1
 	e.control(i, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Agreed{Agreed: &bankpb.Agreed{}}})
 	if e.barrier == 0 {
 		e.control(i, readyMessage())
@@ -237,7 +257,7 @@ func (e *Engine[P]) position(i int, pos ledger.Position) error {
 // knows. When all peers agree, the barrier falls.
 func (e *Engine[P]) agreed(i int) {
 	p := &e.peers[i]
-	if !p.up || p.verified {
+	if !p.up || p.verified || e.barrier == 0 {
 		return // refused here, or agreed before
 	}
 	p.verified = true
@@ -317,7 +337,7 @@ func (e *Engine[P]) Deliver(i int, conn P, d link.Delivery, at int64) error {
 	case d.Up:
 		e.connected(i, conn)
 		return nil
-	case e.peers[i].conn != conn:
+	case e.peers[i].conn != conn && (!e.peers[i].up || !e.lacks(rules.StaleReader)):
 		return nil
 	case d.Lost != nil:
 		e.lost(i, conn)

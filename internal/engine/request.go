@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"cutbank/internal/ledger"
+	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
 	"cutbank/proto/bankpb"
 )
@@ -23,10 +24,16 @@ func (e *Engine[P]) Open(self string, init *bankpb.InitBranch) (opened bool, err
 	if err != nil {
 		return false, err
 	}
+	if init.GetPlan() == nil {
+		plan.Broken = e.Broken
+	}
+	if e.Broken != rules.None && plan.Broken != e.Broken {
+		return false, fmt.Errorf("%s was started with --break %s, and the bank is opened with %s", self, e.Broken, plan.Broken)
+	}
 	if e.Ledger.Opened() {
 		held := e.Ledger.Plan()
 		if held.BankID != plan.BankID || string(held.Key) != string(plan.Key) || !slices.Equal(held.Names, plan.Names) ||
-			len(plan.Balances) != len(plan.Names) ||
+			len(plan.Balances) != len(plan.Names) || init.GetPlan() != nil && held.Broken != plan.Broken ||
 			held.Balances[e.Ledger.Self()] != plan.Balances[e.Ledger.Self()] {
 			return false, fmt.Errorf("%s already belongs to bank %x of %d branches; to leave it, stop it and start it without its data",
 				self, held.BankID[:4], len(held.Names))
@@ -67,6 +74,9 @@ func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses [
 		return plan, nil, errors.New("a plan has a bank id of 16 bytes, a key and a total")
 	}
 	copy(plan.BankID[:], p.GetBankId())
+	if plan.Broken, err = rules.Parse(p.GetBrokenRule()); err != nil {
+		return plan, nil, err
+	}
 	plan.Key, plan.Total, plan.Balances, plan.LastSnapshotID = p.GetKey(), p.GetTotal(), p.GetBalances(), p.GetLastSnapshotId()
 	for _, t := range p.GetInTransit() {
 		plan.InTransit = append(plan.InTransit, ledger.InTransit{Src: int(t.GetSrc()), Dst: int(t.GetDst()), Money: t.GetMoney()})

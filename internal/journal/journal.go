@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"math/bits"
 	"time"
+
+	"cutbank/internal/rules"
 )
 
 // MaxCommit is the most bytes that one commit may have.
@@ -115,6 +117,7 @@ type Journal struct {
 	zeros      []byte
 	spare      *blank // the segment after cur, as far as Prepare made it; may be nil
 	stats      Stats
+	broken     rules.Rule // that it does without; None
 }
 
 // Open checks the settings and nothing else: Recover reads the directory.
@@ -180,8 +183,8 @@ func (j *Journal) append(events []byte) error {
 	if j.cfg.SyncDelay > 0 {
 		time.Sleep(j.cfg.SyncDelay)
 	}
-	if err := j.cur.Sync(); err != nil {
-		return failed("sync", j.name, err)
+	if err := j.sync(j.cur, j.name); err != nil {
+		return err
 	}
 	micros := uint64(max(0, j.cfg.Now().Sub(start).Microseconds()))
 	j.stats.Syncs++
@@ -243,6 +246,15 @@ func (j *Journal) SinceCheckpoint() int64 { return j.since }
 // Stats returns a copy of the counters.
 func (j *Journal) Stats() Stats { return j.stats }
 
+// Break switches one of the journal's rules off; other rules are not its business. It may be called
+// after the recovery, when no other call is under way.
+func (j *Journal) Break(r rules.Rule) {
+	j.broken = r
+	if r == rules.NoFsync {
+		j.cfg.Sync = OS
+	}
+}
+
 // Close releases the file. Nothing is left to write. The first error stays.
 func (j *Journal) Close() error {
 	if j.cur == nil {
@@ -285,7 +297,11 @@ func (j *Journal) sync(f File, name string) error {
 	if j.cfg.Sync == OS {
 		return nil
 	}
-	return failed("sync", name, f.Sync())
+	err := f.Sync()
+	if j.broken == rules.FsyncErrorIgnored {
+		return nil
+	}
+	return failed("sync", name, err)
 }
 
 func (j *Journal) writeSync(f File, name string, b []byte, off int64) error {
@@ -296,7 +312,7 @@ func (j *Journal) writeSync(f File, name string, b []byte, off int64) error {
 }
 
 func (j *Journal) syncDir() error {
-	if j.cfg.Sync == OS {
+	if j.cfg.Sync == OS || j.broken == rules.NoDirectoryFsync {
 		return nil
 	}
 	return failed("sync", ".", j.fs.SyncDir())

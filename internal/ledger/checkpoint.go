@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
 )
 
@@ -27,6 +28,10 @@ func (l *Ledger) Checkpoint(b []byte) []byte {
 		p := &l.pairs[i]
 		b = appendAll(b, p.received, p.receivedHash)
 		b = appendFlow(appendFlow(b, p.sentFlow), p.receivedFlow)
+		if l.plan.Broken == rules.CheckpointWithoutOutbox {
+			b = appendAll(b, p.out.sent, p.out.sent, p.out.hash(p.out.sent))
+			continue
+		}
 		b = appendAll(b, p.out.sent, p.out.acked, p.out.ackedHash)
 		for n := p.out.acked + 1; n <= p.out.sent; n++ {
 			item := p.out.at(n).Item
@@ -34,7 +39,11 @@ func (l *Ledger) Checkpoint(b []byte) []byte {
 		}
 	}
 	b = appendRecordings(b, l.process.InProgress())
-	return appendRecordings(b, l.done)
+	b = appendRecordings(b, l.done)
+	if l.plan.Broken != rules.None {
+		b = appendString(b, l.plan.Broken.String())
+	}
+	return b
 }
 
 // Load makes an empty ledger the one that was written by Checkpoint. Error: ErrEvents.
@@ -68,6 +77,9 @@ func (l *Ledger) Load(state []byte) error {
 	for _, rec := range l.done {
 		open := func(c snapshot.Channel) bool { return !c.Closed }
 		r.bad = r.bad || slices.ContainsFunc(rec.Channels, open) || l.process.Get(rec.ID) != nil
+	}
+	if len(r.b) > 0 {
+		l.plan.Broken = r.rule()
 	}
 	if r.bad || len(l.done) > MaxDone || len(r.b) != 0 {
 		return fmt.Errorf("%w: a checkpoint that is cut short or too long", ErrEvents)
@@ -168,6 +180,13 @@ func (r *reader) strings(n int) []string {
 		list[i] = r.string()
 	}
 	return list
+}
+
+// rule reads the name of the rule that a bank does without.
+func (r *reader) rule() rules.Rule {
+	rule, err := rules.Parse(r.string())
+	r.bad = r.bad || err != nil || rule == rules.None
+	return rule
 }
 
 func (r *reader) flow() snapshot.Flow {

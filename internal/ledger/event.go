@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
 )
 
@@ -17,7 +18,8 @@ import (
 //	receivedID head, count, count × money, id  the same with test-only ids
 //	marker    head, snapshot id, time          incoming position; if first: recording and all markers
 //	acked     head, count                      so many more items acknowledged
-//	bare      head (peer says which), …        started; initiated: id, time; moved: addresses; opened: plan
+//	bare      head (peer says which), …        started; initiated: id, time; moved: addresses; opened: plan;
+//	                                           of a bank without a rule: its name; a marker sent late: peer, id
 //
 // All numbers are uvarints. No event starts with a zero byte.
 const (
@@ -35,6 +37,8 @@ const (
 	bareInitiated
 	bareMoved
 	bareOpened
+	bareBroken
+	bareLateMarker
 )
 
 // ErrEvents says that bytes are not events of this version that fit the books.
@@ -169,7 +173,7 @@ func (l *Ledger) replayBare(r *reader, which int) error {
 	}
 	switch which {
 	case bareStarted:
-		l.incarnation++
+		l.applyStarted()
 	case bareInitiated:
 		id := r.uvarint()
 		if known, gone := l.Snapshot(id); known != nil || gone || id == 0 {
@@ -189,6 +193,14 @@ func (l *Ledger) replayBare(r *reader, which int) error {
 			return fmt.Errorf("%w: the plan: %w", ErrEvents, err)
 		}
 		l.applyOpened(plan, int(self), addresses) //nolint:gosec // below the number of names
+	case bareBroken:
+		l.plan.Broken = r.rule()
+	case bareLateMarker:
+		peer, id := r.uvarint(), r.uvarint()
+		if peer >= uint64(len(l.pairs)) || id == 0 {
+			return fmt.Errorf("%w: marker %d to peer %d", ErrEvents, id, peer)
+		}
+		l.push(int(peer), Item{Marker: id}) //nolint:gosec // below the number of peers
 	default:
 		return fmt.Errorf("%w: kind %d of none", ErrEvents, which)
 	}
@@ -212,6 +224,11 @@ func (l *Ledger) applyOpened(plan Plan, self int, addresses []string) {
 			l.push(t.Dst, Item{Money: t.Money})
 		}
 	}
+}
+
+func (l *Ledger) applyStarted() {
+	l.incarnation++
+	l.restartBroken()
 }
 
 func (l *Ledger) applySent(to int, money, id uint64) {
@@ -253,6 +270,9 @@ func (l *Ledger) applyMarker(from int, id uint64, at int64) (first, complete boo
 	if first {
 		l.recorded(r, at)
 	}
+	if l.plan.Broken == rules.NoChannelState {
+		r.Channels[from].State = snapshot.Flow{}
+	}
 	if r.Complete() {
 		l.keep(r, at)
 	}
@@ -268,6 +288,10 @@ func (l *Ledger) applyInitiated(id uint64, at int64) {
 func (l *Ledger) recorded(r *snapshot.Recording, at int64) {
 	r.Incarnation, r.RecordedAt = l.incarnation, at
 	l.lastID = max(l.lastID, r.ID)
+	if l.owesMarkers() {
+		l.owe(r.ID)
+		return
+	}
 	for peer := range l.pairs {
 		if peer != l.self {
 			l.push(peer, Item{Marker: r.ID})

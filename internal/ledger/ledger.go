@@ -31,6 +31,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
 )
 
@@ -117,6 +118,7 @@ type Ledger struct {
 	done    []*snapshot.Recording // completed, oldest first, at most MaxDone
 	lastID  uint64                // highest snapshot id known
 	floor   uint64                // ids up to it may be forgotten: none of them is started again
+	owed    []owed                // of a bank without a rule; broken.go
 }
 
 // Opened tells whether the branch belongs to a bank.
@@ -191,6 +193,9 @@ func (l *Ledger) Open(out *Output, plan Plan, self string, addresses []string) e
 		return err
 	}
 	out.Persist = appendOpened(out.Persist, &plan, i, addresses)
+	if plan.Broken != rules.None {
+		out.Persist = appendString(appendBare(out.Persist, bareBroken), plan.Broken.String())
+	}
 	l.applyOpened(plan, i, addresses)
 	for peer := range l.pairs {
 		if l.pairs[peer].out.sent > 0 {
@@ -203,7 +208,7 @@ func (l *Ledger) Open(out *Output, plan Plan, self string, addresses []string) e
 // Start begins an incarnation.
 func (l *Ledger) Start(out *Output) {
 	out.Persist = appendBare(out.Persist, bareStarted)
-	l.incarnation++
+	l.applyStarted()
 }
 
 // Move notes where the branches are now, as host:port in file order, so that a restarted branch

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"cutbank/internal/rules"
 )
 
 // MaxBranches is the most branches that a bank may have.
@@ -24,7 +26,8 @@ type Plan struct {
 	Names          []string
 	Balances       []uint64 // by branch; those of others are 0 when opened by a plain client
 	InTransit      []InTransit
-	LastSnapshotID uint64 // ids of this bank are above it
+	LastSnapshotID uint64     // ids of this bank are above it
+	Broken         rules.Rule // that this bank does without; None
 }
 
 // InTransit is money that is on a channel when the bank is opened: after a restore.

@@ -75,6 +75,14 @@ generated: ## fails when gen or tidy would change something
 	$(TOOL) buf lint && $(TOOL) buf generate -o "$$dir" && diff -r "$$dir/proto/bankpb" proto/bankpb
 	go mod tidy -diff
 
+.PHONY: dist dist-check
+dist: ## release archives of VERSION=v1.0.0 in dist/: linux and darwin, amd64 and arm64, with checksums
+	tools/dist.sh $(VERSION)
+dist-check: ## that two builds of them, from two caches and two folders, are the same bytes (takes long)
+	@rm -rf dist/check && mkdir -p dist/check && git clone -q . dist/check/clone && \
+	tools/dist.sh v0.0.0 dist/check/one && GOCACHE=$(CURDIR)/dist/check/cache dist/check/clone/tools/dist.sh v0.0.0 dist/check/two && \
+	diff dist/check/one/SHA256SUMS dist/check/clone/dist/check/two/SHA256SUMS && rm -rf dist/check
+
 .PHONY: check
 check: $(CHECKS) ## everything that CI runs
 	@git status --short

@@ -23,6 +23,7 @@ import (
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
 	"cutbank/internal/rules"
+	"cutbank/internal/version"
 )
 
 // Exit codes of the program.
@@ -250,7 +251,7 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	fs.StringVar(&o.format, "log-format", "text", "text or json")
 	quiet := fs.BoolP("quiet", "q", false, "only warnings and errors")
 	verbose := fs.BoolP("verbose", "v", false, "debug messages too")
-	version := fs.Bool("version", false, "print the version")
+	showVersion := fs.Bool("version", false, "print the version")
 	help := fs.BoolP("help", "h", false, "print this help")
 	if err := fs.Parse(args); err != nil {
 		return o, false, errUsage{fmt.Errorf("%w: see ./branch --help", err)}
@@ -262,8 +263,8 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	case *broken == "help":
 		_, err = fmt.Fprint(stdout, rules.Table())
 		return o, true, err
-	case *version:
-		_, err = fmt.Fprintln(stdout, "cutbank branch, protocol", link.Version)
+	case *showVersion:
+		_, err = fmt.Fprintf(stdout, "branch %s, protocol %d\n", version.String(), link.Version)
 		return o, true, err
 	case *quiet:
 		o.level = "warn"

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -17,6 +16,7 @@ import (
 	"cutbank/internal/controller"
 	"cutbank/internal/roster"
 	"cutbank/internal/rules"
+	"cutbank/internal/version"
 )
 
 const examples = `Opens or resumes a bank whose branches are running, and takes snapshots of it until Ctrl-C.
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return &controller.UsageError{Err: err}
 	}
 	if o.Version {
-		_, err := fmt.Fprintln(stdout, "controller", version())
+		_, err := fmt.Fprintln(stdout, "controller", version.String())
 		return err
 	}
 	if o.BrokenRule == "help" {
@@ -91,11 +91,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	return o.Marked(errors.Join(c.Run(ctx), out.Err()))
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

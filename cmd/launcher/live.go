@@ -13,6 +13,7 @@ import (
 	"cutbank/internal/controller"
 	"cutbank/internal/dashboard"
 	"cutbank/internal/supervise"
+	"cutbank/internal/version"
 )
 
 // live is the running bank as the dashboard sees it: the supervisor's processes and the controller's
@@ -158,7 +159,7 @@ func (l *live) keep(r controller.Record) {
 // Hello is what holds for the whole run.
 func (l *live) Hello() dashboard.Hello {
 	h := dashboard.Hello{
-		Version: version(), Total: l.o.Total, BrokenRule: l.o.BrokenRule, StartedAt: l.began.UTC().Format(time.RFC3339Nano),
+		Version: version.String(), Total: l.o.Total, BrokenRule: l.o.BrokenRule, StartedAt: l.began.UTC().Format(time.RFC3339Nano),
 		Settings: dashboard.Settings{
 			IntervalMS: float64(l.o.Settings.Interval.Microseconds()) / 1000, Amount: "1%-5%",
 			LinkDelay: l.o.linkDelay.Min.String() + "-" + l.o.linkDelay.Max.String(),

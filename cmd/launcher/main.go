@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"cutbank/internal/roster"
 	"cutbank/internal/rules"
 	"cutbank/internal/supervise"
+	"cutbank/internal/version"
 )
 
 const examples = `Opens or resumes a bank, starts and supervises its branches, and takes snapshots until Ctrl-C.
@@ -200,7 +200,7 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 		return false, &controller.UsageError{Err: err}
 	}
 	if o.Version {
-		_, err := fmt.Fprintln(stdout, "launcher", version())
+		_, err := fmt.Fprintln(stdout, "launcher", version.String())
 		return true, err
 	}
 	if o.BrokenRule == "help" {
@@ -228,11 +228,4 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	}
 	o.Remedy = "name that bank's total, file and --data-dir, or open a new bank here with --fresh (the old one is moved aside)"
 	return false, nil
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

@@ -67,8 +67,8 @@ type Mesh struct {
 	cuts  map[int]time.Time  // until when a peer's link stays down
 	conns map[*Conn]struct{} // that are served
 
-	ctx       context.Context //nolint:containedctx // the lifetime of the connections, which Start begins and Stop ends
-	stop      context.CancelFunc
+	ctx  context.Context //nolint:containedctx // the lifetime of the connections, which Start begins and Stop ends
+	stop context.CancelFunc
 }
 
 // NewMesh is a mesh of a branch that belongs to no bank yet.

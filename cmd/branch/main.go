@@ -58,7 +58,8 @@ func main() {
 func program(adapt func(*branch.Config)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	stderr := os.Stderr // go-plugin takes the variable's place; a launcher reads the last words here
+	signal.Ignore(syscall.SIGXFSZ) // a limit on files is an error of the write that meets it
+	stderr := os.Stderr            // go-plugin takes the variable's place; a launcher reads the last words here
 	err := run(ctx, os.Args[1:], os.Stdout, stderr, adapt)
 	if err == nil {
 		return 0

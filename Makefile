@@ -8,6 +8,7 @@ CHECKS := test race examples fuzz model-fast vet-darwin lint generated
 CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
 TESTFLAGS ?=
 FUZZTIME ?= 10s
+KILLS ?= 20000
 
 .PHONY: help
 help: ## this list
@@ -38,6 +39,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; \
 	done
+
+.PHONY: soak
+soak: ## KILLS (20,000) kills of real branches at full load, and two branches at every named point; hours
+	CGO_ENABLED=0 CUTBANK_TEST_KILLS=$(KILLS) go test -count=1 -timeout 0 -v -run '^TestKill' ./cmd/branch
 
 .PHONY: model model-fast
 model: ## the protocol and its mutants under the model checker spin (needs spin, a C compiler, 4 GB)

@@ -43,10 +43,11 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.said(`^branch2 ended \(pid \d+, exit code 1: branch: disk full: make space and start the branch again, nothing is lost: .*no space left on device`)
-		if err := os.Remove(ballast); err != nil {
-			t.Fatal(err)
-		}
-		b.another() // which needs it
+		b.isBack(1, func() {
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+		})
 		b.forget()
 	}
 	for _, pid := range b.pids(b.name(1)) {

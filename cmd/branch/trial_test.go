@@ -112,8 +112,11 @@ func (b *trial) start(args ...string) {
 	b.t.Cleanup(func() {
 		_ = b.cmd.Process.Kill() // when the test failed
 		<-ended
-		for _, pid := range b.pids("") {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		for deadline := time.Now().Add(time.Minute); len(b.pids("")) > 0 && time.Now().Before(deadline); {
+			for _, pid := range b.pids("") {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			time.Sleep(time.Millisecond)
 		}
 	})
 	b.wait("the first snapshot", func() bool { return b.snapshots > 0 })
@@ -184,6 +187,16 @@ func (b *trial) another() {
 	b.t.Helper()
 	n := b.count()
 	b.wait("another snapshot", func() bool { return b.snapshots > n })
+}
+
+// isBack waits until branch i is back after what do does.
+func (b *trial) isBack(i int, do func()) {
+	b.t.Helper()
+	b.mu.Lock()
+	n := b.back[b.name(i)]
+	b.mu.Unlock()
+	do()
+	b.wait(b.name(i)+" to be back", func() bool { return b.back[b.name(i)] > n })
 }
 
 // pids of the processes of a branch, or of all.

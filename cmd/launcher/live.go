@@ -12,6 +12,7 @@ import (
 
 	"cutbank/internal/controller"
 	"cutbank/internal/dashboard"
+	"cutbank/internal/record"
 	"cutbank/internal/supervise"
 	"cutbank/internal/version"
 )
@@ -24,6 +25,7 @@ type live struct {
 	server     *dashboard.Server // nil: no dashboard
 	supervisor *supervise.Supervisor
 	controller *controller.Controller
+	events     *events // nil: too many branches
 
 	mu        sync.Mutex
 	processes map[string]*processFacts
@@ -106,6 +108,9 @@ func (l *live) process(e supervise.Event) {
 	default:
 	}
 	l.mu.Unlock()
+	if f.Kind == "exited" || f.Kind == "killed" || f.Kind == "failed" {
+		l.events.note(e.Child, record.Crash, e.Exit)
+	}
 	if f.Kind != "" && l.server != nil && (f.Kind != "restarting" || e.Restarts > 0) {
 		l.server.Publish("fault", f)
 	}
@@ -246,7 +251,7 @@ func channels(branches []controller.BranchStatus) []dashboard.Channel {
 }
 
 // Moves since the last call.
-func (l *live) Moves() dashboard.Moves { return dashboard.Moves{AtMS: l.at()} }
+func (l *live) Moves() dashboard.Moves { return l.events.take() }
 
 // Snapshots are the newest records.
 func (l *live) Snapshots(limit int) []json.RawMessage {
@@ -265,8 +270,12 @@ func (l *live) Snapshot(id uint64) (json.RawMessage, error) {
 }
 
 // Cut is the diagram of a snapshot.
-func (l *live) Cut(context.Context, uint64) (dashboard.Cut, error) {
-	return dashboard.Cut{}, dashboard.ErrNotFound
+func (l *live) Cut(ctx context.Context, id uint64) (dashboard.Cut, error) {
+	snapshot, err := l.Snapshot(id)
+	if err != nil || l.events == nil {
+		return dashboard.Cut{Snapshot: snapshot, Missing: l.o.Roster.Names(), Branches: l.o.Roster.Names(), Events: []dashboard.Move{}}, err
+	}
+	return cutOf(ctx, l.o.DataDir, l.o.Roster.Names(), snapshot, id, l.began)
 }
 
 // snapshotLimit is how long a button waits for a snapshot; it may complete later.

@@ -86,6 +86,7 @@ type options struct {
 	sync      journal.Sync
 	fresh     bool
 	restore   uint64
+	record    string // "", recordEvents or recordShiViz
 	out       *controller.Output
 }
 
@@ -150,6 +151,11 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	bank.supervisor, bank.controller = s, c
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
+	if bank.events, err = newEvents(o, bank.began); err != nil {
+		return err
+	}
+	followed := make(chan error, 1)
+	go func() { followed <- bank.events.run(serving) }()
 	served, err := bank.serve(serving, rand.Text())
 	if err != nil {
 		return err
@@ -164,7 +170,7 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	stopBranches()
 	err = errors.Join(err, <-stopped, out.Err(), failed)
 	stopServing()
-	err = errors.Join(err, served())
+	err = errors.Join(err, served(), <-followed)
 	out.Say("%s", restarts)
 	return err
 }
@@ -192,6 +198,8 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	delay := fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
 	sync := fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
 	fs.BoolVar(&o.fresh, "fresh", false, "open a new bank; the data directory is moved aside")
+	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
+	fs.Lookup("record").NoOptDefVal = recordEvents
 	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages())
@@ -212,6 +220,9 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	}
 	if o.linkDelay, err = link.ParseDelay(*delay); err == nil {
 		o.sync, err = journal.ParseSync(*sync)
+	}
+	if o.record != "" && o.record != recordEvents && o.record != recordShiViz {
+		err = errors.Join(err, fmt.Errorf("--record=%s is not %s or %s", o.record, recordEvents, recordShiViz))
 	}
 	if err == nil && o.Settings.Amount != nil {
 		_, err = branch.ParseAmount(*o.Settings.Amount)

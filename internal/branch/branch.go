@@ -27,6 +27,7 @@ import (
 
 	"cutbank/internal/engine"
 	"cutbank/internal/journal"
+	"cutbank/internal/ledger"
 	"cutbank/internal/link"
 	"cutbank/internal/rules"
 	"cutbank/proto/bankpb"
@@ -225,7 +226,7 @@ func (b *Branch) resume() error {
 	}
 	out := &b.engine.Filling.Output
 	l.Start(out)
-	if err := b.cfg.Journal.Commit(out.Persist); err != nil {
+	if err := b.cfg.Journal.Commit(ledger.Stamp(out.Persist, time.Now().UnixMicro())); err != nil {
 		return err
 	}
 	out.Reset()

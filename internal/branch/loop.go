@@ -86,6 +86,9 @@ func (b *Branch) commit() {
 		b.letOut()
 		return
 	}
+	if b.cfg.Durable { // who reads the journal wants to know when
+		b.inFlight.Persist = ledger.Stamp(b.inFlight.Persist, time.Now().UnixMicro())
+	}
 	c := commit{events: b.inFlight.Persist}
 	// Nothing is in flight and the next batch is empty: the ledger stands exactly after this batch.
 	if b.since >= b.cfg.CheckpointBytes {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
@@ -19,7 +20,8 @@ import (
 //	marker    head, snapshot id, time          incoming position; if first: recording and all markers
 //	acked     head, count                      so many more items acknowledged
 //	bare      head (peer says which), …        started; initiated: id, time; moved: addresses; opened: plan;
-//	                                           of a bank without a rule: its name; a marker sent late: peer, id
+//	                                           of a bank without a rule: its name; a marker sent late: peer, id;
+//	                                           stamped: time, of the events after it
 //
 // All numbers are uvarints. No event starts with a zero byte.
 const (
@@ -39,6 +41,7 @@ const (
 	bareOpened
 	bareBroken
 	bareLateMarker
+	bareStamped
 )
 
 // ErrEvents says that bytes are not events of this version that fit the books.
@@ -103,16 +106,25 @@ func appendOpened(b []byte, plan *Plan, self int, addresses []string) []byte {
 	return b
 }
 
+// Stamp notes when the events of a batch were made, in microseconds since 1970, for people.
+func Stamp(events []byte, at int64) []byte {
+	return slices.Insert(events, 0, binary.AppendUvarint(appendBare(nil, bareStamped), uint64(at))...) //nolint:gosec // back again in Follow
+}
+
 // Replay applies the events of a batch again, as they were persisted. Error: ErrEvents.
-func (l *Ledger) Replay(events []byte) error {
+func (l *Ledger) Replay(events []byte) error { return l.Follow(events, nil) }
+
+// Follow is Replay that tells what each event did. See may be nil.
+func (l *Ledger) Follow(events []byte, see func(Event)) error {
 	r := reader{b: events}
+	t := teller{l: l, see: see}
 	for len(r.b) > 0 {
 		head := r.uvarint()
 		peer, kind := int(head>>3), int(head&7) //nolint:gosec // checked below
 		if kind != kindBare && (peer < 0 || peer >= len(l.pairs) || peer == l.self) {
 			return fmt.Errorf("%w: kind %d of peer %d", ErrEvents, kind, peer)
 		}
-		if err := l.replay(&r, kind, peer); err != nil {
+		if err := l.replay(&r, &t, kind, peer); err != nil {
 			return err
 		}
 		if r.bad {
@@ -122,7 +134,7 @@ func (l *Ledger) Replay(events []byte) error {
 	return nil
 }
 
-func (l *Ledger) replay(r *reader, kind, peer int) error {
+func (l *Ledger) replay(r *reader, t *teller, kind, peer int) error {
 	switch kind {
 	case kindSent, kindSentID:
 		var id uint64
@@ -134,6 +146,7 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 			return fmt.Errorf("%w: %d sent of a balance of %d", ErrEvents, money, l.balance)
 		}
 		l.applySent(peer, money, id)
+		t.item(Sent, peer, money, 0)
 	case kindReceived, kindReceivedID:
 		n := r.count(1)
 		for range n {
@@ -145,13 +158,18 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 				return fmt.Errorf("%w: %d received at a balance of %d", ErrEvents, m, l.balance)
 			}
 			l.applyReceived(peer, item[:])
+			t.item(Received, peer, item[0].Money, 0)
 		}
 	case kindMarker:
 		id := r.uvarint()
 		if id == 0 || l.markerTwice(peer, id) {
 			return fmt.Errorf("%w: marker %d twice, or of no snapshot", ErrEvents, id)
 		}
-		l.applyMarker(peer, id, int64(r.uvarint())) //nolint:gosec // as it was written
+		first, _ := l.applyMarker(peer, id, int64(r.uvarint())) //nolint:gosec // as it was written
+		t.item(MarkerReceived, peer, 0, id)
+		if first {
+			t.recorded(id)
+		}
 	case kindAcked:
 		box := &l.pairs[peer].out
 		n := r.uvarint()
@@ -160,26 +178,32 @@ func (l *Ledger) replay(r *reader, kind, peer int) error {
 		}
 		box.acknowledge(box.acked + n)
 	case kindBare:
-		return l.replayBare(r, peer)
+		return l.replayBare(r, t, peer)
 	default:
 		return fmt.Errorf("%w: kind %d", ErrEvents, kind)
 	}
 	return nil
 }
 
-func (l *Ledger) replayBare(r *reader, which int) error {
+func (l *Ledger) replayBare(r *reader, t *teller, which int) error {
+	if which == bareStamped {
+		t.at = int64(r.uvarint()) //nolint:gosec // as it was written
+		return nil
+	}
 	if !l.Opened() != (which == bareOpened) {
 		return fmt.Errorf("%w: opened twice, or not yet", ErrEvents)
 	}
 	switch which {
 	case bareStarted:
 		l.applyStarted()
+		t.tell(Event{Kind: Started})
 	case bareInitiated:
 		id := r.uvarint()
 		if known, gone := l.Snapshot(id); known != nil || gone || id == 0 {
 			return fmt.Errorf("%w: snapshot %d started again", ErrEvents, id)
 		}
 		l.applyInitiated(id, int64(r.uvarint())) //nolint:gosec // as it was written
+		t.recorded(id)
 	case bareMoved:
 		l.addresses = r.strings(len(l.plan.Names))
 	case bareOpened:
@@ -193,6 +217,7 @@ func (l *Ledger) replayBare(r *reader, which int) error {
 			return fmt.Errorf("%w: the plan: %w", ErrEvents, err)
 		}
 		l.applyOpened(plan, int(self), addresses) //nolint:gosec // below the number of names
+		t.restored(plan.InTransit)
 	case bareBroken:
 		l.plan.Broken = r.rule()
 	case bareLateMarker:
@@ -200,7 +225,8 @@ func (l *Ledger) replayBare(r *reader, which int) error {
 		if peer >= uint64(len(l.pairs)) || id == 0 {
 			return fmt.Errorf("%w: marker %d to peer %d", ErrEvents, id, peer)
 		}
-		l.push(int(peer), Item{Marker: id}) //nolint:gosec // below the number of peers
+		l.push(int(peer), Item{Marker: id})  //nolint:gosec // below the number of peers
+		t.item(MarkerSent, int(peer), 0, id) //nolint:gosec // below the number of peers
 	default:
 		return fmt.Errorf("%w: kind %d of none", ErrEvents, which)
 	}

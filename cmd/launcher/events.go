@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"cutbank/internal/controller"
+	"cutbank/internal/dashboard"
+	"cutbank/internal/record"
+)
+
+// Modes of --record.
+const (
+	recordEvents = "events"
+	recordShiViz = "shiviz"
+)
+
+// Limits of what is shown of the events.
+const (
+	followEvery = 100 * time.Millisecond
+	watchedFor  = 2 * time.Second // after the last question for moves, journals are not read
+	maxMoves    = 100             // transfers of one message; markers and recordings come besides
+	maxMarks    = 400
+	movesOld    = time.Second // what happened before is not shown as if it moved now
+)
+
+// events follows the journals of the branches: for the record, and for whoever watches. When there is
+// neither it reads nothing.
+type events struct {
+	o        *options
+	began    time.Time
+	follower *record.Follower
+	file     *record.File // nil: nothing is recorded, or it is full
+
+	mu      sync.Mutex
+	watched time.Time
+	moves   dashboard.Moves
+	marks   int
+	stride  uint64 // every so many items of a channel are shown
+}
+
+// newEvents opens the record that is asked for. Nil: a bank too large to be followed.
+func newEvents(o *options, began time.Time) (*events, error) {
+	names := o.Roster.Names()
+	if len(names) > dashboard.MaxChannelBranches {
+		if o.record != "" {
+			return nil, &controller.UsageError{Err: fmt.Errorf("--record: %d branches, at most %d can be recorded", len(names), dashboard.MaxChannelBranches)}
+		}
+		return nil, nil //nolint:nilnil // there is none
+	}
+	e := &events{o: o, began: began, stride: 1, follower: record.Follow(o.DataDir, names, o.record != "")}
+	if o.record == "" {
+		return e, nil
+	}
+	var err error
+	e.file, err = record.OpenFile(o.DataDir, record.Header{Total: o.Total, Branches: names}, e.follower, 0)
+	return e, err
+}
+
+// run follows until the context ends, and once more: the branches have ended before.
+func (e *events) run(ctx context.Context) error {
+	if e == nil {
+		<-ctx.Done()
+		return nil
+	}
+	defer e.follower.Close()
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for last := false; !last; {
+		select {
+		case <-ctx.Done():
+			last = true
+		case <-tick.C:
+		}
+		if e.file == nil && !e.isWatched() {
+			continue
+		}
+		if err := e.poll(); err != nil {
+			e.o.out.Say("events are shown and recorded no longer: %v", err)
+			if e.file == nil {
+				err = nil // the bank is well
+			}
+			return e.end(err)
+		}
+	}
+	return e.end(nil)
+}
+
+func (e *events) poll() error {
+	err := e.follower.Poll(func(event *record.Event) error {
+		e.show(event)
+		if e.file == nil {
+			return nil
+		}
+		err := e.file.Append(event)
+		if errors.Is(err, record.ErrFull) {
+			e.o.out.Say("the record is full (%d MB in %s): what happens from now on is not recorded",
+				record.MaxFileBytes>>20, filepath.Join(e.o.DataDir, record.EventsFile))
+			err, e.file = e.file.Close(), nil
+		}
+		return err
+	})
+	if e.file != nil {
+		err = errors.Join(err, e.file.Flush())
+	}
+	return err
+}
+
+// end closes the record and makes of it what else was asked for.
+func (e *events) end(err error) error {
+	if e.file != nil {
+		err = errors.Join(err, e.file.Close())
+	}
+	if e.o.record != recordShiViz || err != nil {
+		return err
+	}
+	cut, err := record.ShiViz(e.o.DataDir)
+	if cut {
+		e.o.out.Say("%s has the first %d events", record.ShiVizFile, record.MaxShiVizLogs)
+	}
+	return err
+}
+
+func (e *events) isWatched() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Since(e.watched) < watchedFor
+}
+
+// note adds what the supervisor did to a branch.
+func (e *events) note(branch, kind, text string) {
+	if e != nil {
+		e.follower.Note(record.Event{At: record.Time(time.Now().UnixMicro()), Branch: branch, Kind: kind, Text: text})
+	}
+}
+
+// show keeps an event for the next moves, or counts it.
+func (e *events) show(event *record.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := time.UnixMicro(int64(event.At))
+	if time.Since(at) > movesOld || time.Since(e.watched) > watchedFor {
+		return
+	}
+	m := &e.moves
+	switch event.Kind {
+	case record.Recorded, record.MarkerSent, record.MarkerReceived:
+		if e.marks >= maxMarks {
+			return
+		}
+		e.marks++
+	case record.Send, record.Receive:
+		if event.N%e.stride != 0 || len(m.Events)-e.marks >= maxMoves { // both ends of a transfer, or none
+			if event.Kind == record.Send {
+				m.LeftOut++
+			}
+			return
+		}
+	default:
+		return
+	}
+	m.Events = append(m.Events, moveOf(event, e.began))
+}
+
+func moveOf(e *record.Event, began time.Time) dashboard.Move {
+	return dashboard.Move{
+		AtMS: time.UnixMicro(int64(e.At)).Sub(began).Milliseconds(), Kind: e.Kind, Branch: e.Branch, Peer: e.Peer,
+		Money: e.Money, N: e.N, SnapshotID: e.SnapshotID,
+	}
+}
+
+// take hands over the moves, and shows more or fewer of the next ones.
+func (e *events) take() dashboard.Moves {
+	if e == nil {
+		return dashboard.Moves{}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.watched = time.Now()
+	m := e.moves
+	switch n := len(m.Events) - e.marks; {
+	case n >= maxMoves && e.stride < 1<<20:
+		e.stride *= 2
+	case n < maxMoves/4 && e.stride > 1:
+		e.stride /= 2
+	}
+	e.moves, e.marks = dashboard.Moves{}, 0
+	m.AtMS = time.Since(e.began).Milliseconds()
+	return m
+}
+
+// cutOf is the space-time diagram of a snapshot, from the journals as far as they go back, or else from
+// the record.
+func cutOf(ctx context.Context, dir string, names []string, snapshot json.RawMessage, id uint64, began time.Time) (dashboard.Cut, error) {
+	events, left, missing, err := readCut(ctx, dir, names, id)
+	if err != nil {
+		return dashboard.Cut{}, err
+	}
+	c := dashboard.Cut{
+		Snapshot: snapshot, LeftOut: left, Branches: names, Events: []dashboard.Move{},
+		Missing: append([]string{}, missing...), // in JSON a list, also when empty
+	}
+	for i := range events {
+		if events[i].Kind == record.Gap {
+			continue
+		}
+		m := moveOf(&events[i].Event, began)
+		m.Crosses = events[i].Crosses
+		c.Events = append(c.Events, m)
+	}
+	return c, nil
+}
+
+var errEnough = errors.New("no more is needed")
+
+func readCut(ctx context.Context, dir string, names []string, id uint64) ([]record.Drawn, uint64, []string, error) {
+	cut := record.NewCut(id, names, record.DefaultDrawn)
+	add := func(e *record.Event) error {
+		if cut.Add(e) {
+			return errEnough
+		}
+		return ctx.Err()
+	}
+	follower := record.Follow(dir, names, false)
+	defer follower.Close()
+	if err := follower.Poll(add); err != nil && !errors.Is(err, errEnough) {
+		return nil, 0, nil, err
+	}
+	events, left, missing := cut.Result()
+	if len(missing) == 0 {
+		return events, left, missing, nil
+	}
+	recorded := record.NewCut(id, names, record.DefaultDrawn)
+	cut = recorded
+	err := record.ReadFile(filepath.Join(dir, record.EventsFile), func(record.Header) error { return nil }, add)
+	if e, l, m := recorded.Result(); (err == nil || errors.Is(err, errEnough)) && len(m) < len(missing) {
+		return e, l, m, nil
+	}
+	return events, left, missing, nil
+}

@@ -2,6 +2,7 @@ package cutbank_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,4 +45,37 @@ func number(t *testing.T, s string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestDocumentsQuoteStories: what docs/ shows of a script stands in the script, to the letter.
+func TestDocumentsQuoteStories(t *testing.T) {
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quotes := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?s)<!-- story: (\\w+) -->\n```\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			story, err := os.ReadFile(filepath.Join("internal/ledger/testdata/stories", m[1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if quotes++; !strings.Contains(uncommented(string(story)), m[2]) {
+				t.Errorf("%s shows what is not in the story %s:\n%s", file, m[1], m[2])
+			}
+		}
+	}
+	if quotes < 4 {
+		t.Errorf("only %d quotes", quotes)
+	}
+}
+
+// uncommented leaves out comments and the empty lines that they leave.
+func uncommented(story string) string {
+	story = regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(story, "")
+	return regexp.MustCompile(`\n{3,}`).ReplaceAllString(story, "\n\n")
 }

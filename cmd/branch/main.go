@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cutbank/internal/branch"
+	"cutbank/internal/identity"
 	"cutbank/internal/journal"
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
@@ -88,6 +89,8 @@ type options struct {
 	delay    link.Delay
 	seed     uint64
 	dataDir  string
+	tls      string
+	insecure bool
 	health   string
 	sync     journal.Sync
 	broken   rules.Rule
@@ -113,6 +116,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 		return err
 	}
 	defer closeBooks()
+	certificates, err := o.certificates()
+	if err != nil {
+		return err
+	}
 	listener, err := lifecycle.Listen(net.JoinHostPort(o.listen, strconv.Itoa(int(o.port))))
 	if err != nil {
 		return errUsage{fmt.Errorf("%w: stop it or choose another port", err)}
@@ -121,6 +128,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	cfg := branch.Config{
 		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed, Broken: o.broken,
 		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,
+		Certificates: certificates,
 	}
 	if adapt != nil {
 		adapt(&cfg)
@@ -133,7 +141,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	if o.dataDir != "" {
 		kept = filepath.Join(o.dataDir, o.name) + ", sync=" + o.sync.String()
 	}
-	logger.Info("branch listens", "address", listener.Addr().String(), "books", kept)
+	logger.Info("branch listens", "address", listener.Addr().String(), "tls", certificates != nil, "books", kept)
 	if lifecycle.Supervised() {
 		var stop context.CancelFunc
 		ctx, stop = supervised(ctx, health)
@@ -156,6 +164,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 		return failure(err)
 	}
 	return nil
+}
+
+// certificates are the branch's, nil in plaintext.
+func (o *options) certificates() (*identity.Certificates, error) {
+	if o.tls == "" {
+		return nil, nil
+	}
+	c, err := identity.Load(o.tls, identity.Branch(o.name))
+	if err != nil {
+		return nil, errUsage{fmt.Errorf("--tls: %w", err)}
+	}
+	return c, nil
 }
 
 // failure adds what the user can do to an error of the disk.
@@ -250,6 +270,8 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	fs.StringVar(&o.format, "log-format", "text", "text or json")
+	fs.StringVar(&o.tls, "tls", "", "directory of certificates: all connections use mutual TLS (./launcher certs FILE DIR makes them; default: plaintext)")
+	fs.BoolVar(&o.insecure, "insecure", false, "listen in plaintext beyond this machine: whoever is on that network can read and change what is sent")
 	quiet := fs.BoolP("quiet", "q", false, "only warnings and errors")
 	verbose := fs.BoolP("verbose", "v", false, "debug messages too")
 	showVersion := fs.Bool("version", false, "print the version")
@@ -296,6 +318,9 @@ func (o *options) set(args []string, interval, amount, delay string) (err error)
 		return err
 	}
 	if o.port, err = roster.ParsePort(args[1]); err != nil {
+		return err
+	}
+	if err := identity.CheckPlaintext(o.listen, "--listen "+strconv.Quote(o.listen), o.insecure || o.tls != ""); err != nil {
 		return err
 	}
 	o.interval = 5 * time.Second

@@ -73,6 +73,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := o.UseDataDir(roster.ControllerDataDir(o.Roster.File, o.Total)); err != nil {
 		return err
 	}
+	if o.TLS != "" {
+		if err := o.LoadCertificates(o.TLS); err != nil {
+			return err
+		}
+	}
 	out := o.NewOutput(stdout, stderr)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -126,6 +126,11 @@ func (o *options) children() ([]supervise.Child, error) {
 		if o.BrokenRule != "" {
 			args = append(args, "--break", o.BrokenRule)
 		}
+		if o.tlsDir != "" {
+			args = append(args, "--tls", o.tlsDir)
+		} else if o.Insecure {
+			args = append(args, "--insecure")
+		}
 		if o.Settings.Amount != nil {
 			args = append(args, "--amount", *o.Settings.Amount)
 		}

@@ -34,6 +34,8 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
   ./launcher 4000 branches.txt --interval 0 --link-delay 0 --amount 1   as fast as it can
   ./launcher 4000 branches.txt --fresh              a new bank; the old one is moved aside
   ./launcher 4000 branches.txt --restore 10         a new bank that begins as snapshot 10
+  ./launcher 4000 branches.txt --tls auto           links and controller by mutual TLS, certificates in the data directory
+  ./launcher certs branches.txt DIR                 certificates for --tls DIR, made or renewed
 
 Usage: ./launcher <total> <file> [flags]; the file has one "<name> <ip> <port>" per line.
 Exit codes: 0 done or stopped, 1 failure, 2 usage, 3 the books do not balance, 4 branches not ready,
@@ -87,10 +89,14 @@ type options struct {
 	fresh     bool
 	restore   uint64
 	record    string // "", recordEvents or recordShiViz
+	tlsDir    string // empty: plaintext
 	out       *controller.Output
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) == 3 && args[0] == "certs" {
+		return makeCertificates(args[1], args[2], stdout)
+	}
 	var o options
 	if done, err := o.parse(args, stdout, stderr); done || err != nil {
 		return err
@@ -103,6 +109,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer func() { unlock() }()
+	if err := o.certify(out); err != nil {
+		return err
+	}
 	if err := o.checkPorts(ctx); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"cutbank/internal/engine"
+	"cutbank/internal/identity"
 	"cutbank/internal/journal"
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
@@ -99,7 +100,9 @@ type Config struct {
 	Delay    link.Delay    // slow motion of items; none
 	Seed     uint64        // of the random choices; 0: a random one
 	Health   Health        // nil: nobody asks
-	Logger   hclog.Logger
+	// Certificates make links and controllers prove who they are, over TLS; nil: plaintext.
+	Certificates *identity.Certificates
+	Logger       hclog.Logger
 	// Broken is the rule that the bank does without; None: the plan decides. A directory of another
 	// bank is refused.
 	Broken rules.Rule
@@ -141,6 +144,10 @@ type Branch struct {
 	mesh       *link.Mesh
 	deliveries chan link.Delivery
 	requests   chan request
+	strangers  *budget
+	clients    *budget
+	bulky      *budget // connections that send a large frame
+	refusals   refusals
 	commits    chan commit
 	done       chan committed
 	stats      journal.Stats // after the last commit
@@ -171,7 +178,9 @@ func New(cfg Config) (*Branch, error) {
 		cfg: cfg, engine: engine.New[*link.Conn](),
 		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount, nextID: cfg.NextID}, //nolint:gosec // not a secret
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
-		commits: make(chan commit, 1), done: make(chan committed, 1),
+		strangers: newBudget(MaxStrangers, MaxStrangersPerAddress), clients: newBudget(MaxClients, 0), bulky: newBudget(MaxLarge, 0),
+		refusals: refusals{logger: cfg.Logger},
+		commits:  make(chan commit, 1), done: make(chan committed, 1),
 	}
 	b.engine.Broken = cfg.Broken
 	began := time.Now()
@@ -197,7 +206,7 @@ func (b *Branch) Run(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 		},
-		Notice: func(e link.Event) { b.cfg.Logger.Debug(e.What, "peer", e.Peer, "err", e.Err) },
+		Notice: b.notice, Dial: b.cfg.Certificates.Dial,
 	})
 	defer b.mesh.Stop()
 	defer cancel()

@@ -3,30 +3,32 @@ package branch
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"cutbank/internal/engine"
+	"cutbank/internal/identity"
 	"cutbank/internal/link"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
-// Limits of connections that are not links.
-const (
-	MaxConnections = 2048 // strangers and clients together; one more is closed at once
-	maxReplies     = 256  // answers waiting to be written to a client; one more closes it
-)
+// maxReplies is how many answers may wait to be written to a client; one more closes it.
+const maxReplies = 256
 
 // Client is a connection of a controller, of cutbank or of the assignment.
 type Client struct {
 	nc     net.Conn
 	proved atomic.Bool // holds the key, or opened the bank
 	out    chan *bankpb.BranchMessage
+	taken  chan struct{} // capacity 1: the loop is done with a request
 	gone   chan struct{}
 	once   sync.Once
 }
@@ -76,7 +78,6 @@ type request struct {
 func (b *Branch) acceptLoop(ctx context.Context, listener net.Listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	var open atomic.Int64
 	for {
 		nc, err := listener.Accept()
 		if err != nil {
@@ -91,62 +92,175 @@ func (b *Branch) acceptLoop(ctx context.Context, listener net.Listener) {
 			}
 			continue
 		}
-		if open.Add(1) > MaxConnections {
-			open.Add(-1)
-			_ = nc.Close()
-			continue
-		}
+		seat := b.strangers.enter(nc)
 		wg.Go(func() {
-			defer open.Add(-1)
+			defer b.strangers.leave(seat)
 			release := context.AfterFunc(ctx, func() { _ = nc.Close() })
 			defer release()
 			defer func() { _ = nc.Close() }()
-			if err := b.serve(ctx, nc); err != nil && ctx.Err() == nil {
-				b.cfg.Logger.Debug("connection ended", "from", nc.RemoteAddr().String(), "err", err)
+			if err := b.serve(ctx, nc, seat); err != nil && ctx.Err() == nil {
+				b.ended(nc, err)
 			}
 		})
 	}
 }
 
-// serve finds out by the first message whether a branch or a client has dialled.
-func (b *Branch) serve(ctx context.Context, nc net.Conn) error {
+// ended logs why a connection is over: aloud when it was refused.
+func (b *Branch) ended(nc net.Conn, err error) {
+	var refusal *link.Refusal
+	if errors.As(err, &refusal) || errors.Is(err, wire.ErrFrame) {
+		b.refusals.log("connection refused", nc.RemoteAddr().String(), err)
+		return
+	}
+	b.cfg.Logger.Debug("connection ended", "from", nc.RemoteAddr().String(), "err", wire.Printable(err.Error()))
+}
+
+// serve finds out by certificate and first message whether a branch or a client has dialled.
+func (b *Branch) serve(ctx context.Context, nc net.Conn, seat *seat) error {
 	if err := nc.SetDeadline(time.Now().Add(link.HandshakeTimeout)); err != nil {
 		return err
 	}
+	nc, who, err := b.identify(nc)
+	if err != nil {
+		return err
+	}
 	r := wire.NewReader(nc, wire.MaxInitFrame)
+	defer b.large(nc, r)()
 	m, err := r.NextMessage()
 	if err != nil {
 		return err
 	}
-	if hello := m.GetHello(); hello != nil {
-		return b.mesh.Accept(nc, r, hello)
+	hello := m.GetHello()
+	switch {
+	case hello != nil && who != "" && who != identity.Branch(hello.GetFrom()):
+		err = b.denied("the certificate is %q, the hello of %q", who, hello.GetFrom())
+		return errors.Join(err, link.Refuse(nc, err))
+	case hello == nil && who != "" && who != identity.Controller:
+		err = b.denied("the certificate is %q, and %s is for a controller to send", who, kindOf(m))
+		return errors.Join(err, link.Refuse(nc, err))
+	case hello != nil:
+		r.Limit(wire.MaxFrame)
+		return b.mesh.Accept(nc, r, hello, func() { b.strangers.leave(seat) })
 	}
-	if err := nc.SetDeadline(time.Time{}); err != nil {
-		return err
+	c := &Client{
+		nc: nc, out: make(chan *bankpb.BranchMessage, maxReplies), taken: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	c := &Client{nc: nc, out: make(chan *bankpb.BranchMessage, maxReplies), gone: make(chan struct{})}
 	var writer sync.WaitGroup
 	writer.Go(c.writeLoop)
 	defer writer.Wait()
 	defer c.close()
 	defer b.request(ctx, request{from: c})
 	if attach := m.GetAttach(); attach != nil {
-		return b.serveController(ctx, c, r, attach)
-	}
-	return b.serveRequests(ctx, c, r, m)
-}
-
-// serveRequests hands a client's requests to the loop, which decides what it may ask.
-func (b *Branch) serveRequests(ctx context.Context, c *Client, r *wire.Reader, m *bankpb.BranchMessage) error {
-	var err error
-	for {
-		if m != nil {
-			b.request(ctx, request{from: c, m: m})
-		}
-		if m, err = r.NextMessage(); err != nil {
+		if m, err = b.attach(c, r, attach); err != nil {
 			return err
 		}
 	}
+	return b.serveRequests(ctx, c, r, m, seat)
+}
+
+// identify asks for the other end's certificate, when this bank has any.
+func (b *Branch) identify(nc net.Conn) (net.Conn, identity.Peer, error) {
+	conn, who, err := b.cfg.Certificates.Accept(nc)
+	if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) && plain.Conn != nil {
+		err = b.denied("this branch speaks TLS only: --tls names the directory of certificates")
+		return nil, "", errors.Join(err, link.Refuse(plain.Conn, err))
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = b.denied("no TLS handshake within %s", link.HandshakeTimeout)
+	case err != nil && !quiet(err):
+		err = b.denied("%w", err)
+	}
+	return conn, who, err
+}
+
+// notice logs what a link that was dialled came to: aloud when one of the ends refused the other.
+func (b *Branch) notice(e link.Event) {
+	var refusal *link.Refusal
+	if errors.As(e.Err, &refusal) && refusal.Code != bankpb.Error_NOT_OPEN || refusal == nil && !quiet(e.Err) {
+		b.refusals.log(e.What, e.Peer, e.Err)
+		return
+	}
+	b.cfg.Logger.Debug(e.What, "peer", e.Peer, "err", wire.Printable(e.Err.Error()))
+}
+
+func (b *Branch) denied(format string, args ...any) *link.Refusal {
+	return &link.Refusal{Code: bankpb.Error_DENIED, Text: fmt.Errorf(format, args...).Error()}
+}
+
+// quiet tells that a connection just ended, as they do: nobody was refused.
+func quiet(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Op != "remote error" // an alert of TLS: the other end refuses
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// large bounds how many connections have a large buffer.
+func (b *Branch) large(nc net.Conn, r *wire.Reader) (done func()) {
+	var seat *seat
+	r.Large = func(large bool) {
+		if large {
+			seat = b.bulky.enter(nc)
+		} else {
+			b.bulky.leave(seat)
+		}
+	}
+	return func() {
+		if seat != nil {
+			b.bulky.leave(seat)
+		}
+	}
+}
+
+// serveRequests hands a client's requests to the loop, one at a time, which decides what it may ask.
+// In a bank with a key, who has not proved it has one request, and that is refused.
+func (b *Branch) serveRequests(ctx context.Context, c *Client, r *wire.Reader, m *bankpb.BranchMessage, stranger *seat) error {
+	var client *seat
+	defer func() {
+		if client != nil {
+			b.clients.leave(client)
+		}
+	}()
+	for {
+		if m != nil {
+			b.request(ctx, request{from: c, m: m})
+			select {
+			case <-c.taken:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if !b.admitted(c) {
+				return b.lastWord(c, r)
+			}
+		}
+		if client == nil {
+			b.strangers.leave(stranger)
+			client = b.clients.enter(c.nc)
+		}
+		b.clients.used(client)
+		err := c.nc.SetReadDeadline(time.Time{})
+		if err == nil {
+			err = r.Wait()
+		}
+		if err == nil {
+			err = c.nc.SetReadDeadline(time.Now().Add(FrameTimeout))
+		}
+		if err == nil {
+			m, err = r.NextMessage()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// admitted tells that the client may go on asking.
+func (b *Branch) admitted(c *Client) bool {
+	id := b.mesh.Identity()
+	return id == nil || len(id.Key) == 0 || c.proved.Load()
 }
 
 func (b *Branch) request(ctx context.Context, q request) {
@@ -156,17 +270,18 @@ func (b *Branch) request(ctx context.Context, q request) {
 	}
 }
 
-// serveController answers Attach with a Challenge, and takes requests once the key is proved or the
-// bank is opened by this very connection.
-func (b *Branch) serveController(ctx context.Context, c *Client, r *wire.Reader, attach *bankpb.Attach) error {
+// attach answers Attach with a Challenge, and returns the Prove of a controller that holds the key;
+// nothing when the branch belongs to no bank yet.
+func (b *Branch) attach(c *Client, r *wire.Reader, attach *bankpb.Attach) (*bankpb.BranchMessage, error) {
 	id := b.mesh.Identity()
 	ch := &bankpb.Challenge{
 		Version: link.Version, Name: b.cfg.Name, Open: id != nil, Nonce: link.Challenge(), Durable: b.cfg.Durable,
 	}
 	if attach.GetVersion() != link.Version || len(attach.GetNonce()) != 16 {
-		c.Reply(engine.ErrorMessage(bankpb.Error_VERSION,
-			fmt.Sprintf("attach of version %d: this branch speaks %d, with a nonce of 16 bytes", attach.GetVersion(), link.Version), 0))
-		return b.drainReplies(c, r)
+		err := &link.Refusal{Code: bankpb.Error_VERSION, Text: fmt.Sprintf(
+			"attach of version %d: this branch speaks %d, with a nonce of 16 bytes", attach.GetVersion(), link.Version)}
+		c.Reply(engine.ErrorMessage(err.Code, err.Text, 0))
+		return nil, errors.Join(err, b.lastWord(c, r))
 	}
 	if id != nil {
 		ch.BankId, ch.Keyed = id.Bank[:], len(id.Key) > 0
@@ -176,29 +291,23 @@ func (b *Branch) serveController(ctx context.Context, c *Client, r *wire.Reader,
 	}
 	c.Reply(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Challenge{Challenge: ch}})
 	if id == nil {
-		return b.serveRequests(ctx, c, r, nil)
-	}
-	if err := c.nc.SetReadDeadline(time.Now().Add(link.HandshakeTimeout)); err != nil {
-		return err
+		return nil, nil
 	}
 	m, err := r.NextMessage()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	prove := m.GetProve()
-	if ch.Keyed && !hmac.Equal(prove.GetMac(), link.ControllerMAC(id.Key, attach.GetNonce(), ch.GetNonce(), ch.GetBankId(), b.cfg.Name)) {
-		c.Reply(engine.ErrorMessage(bankpb.Error_DENIED, "the controller does not have the key of this bank", 0))
-		return b.drainReplies(c, r)
+	if ch.Keyed && !hmac.Equal(m.GetProve().GetMac(), link.ControllerMAC(id.Key, attach.GetNonce(), ch.GetNonce(), ch.GetBankId(), b.cfg.Name)) {
+		err := b.denied("the controller does not have the key of this bank")
+		c.Reply(engine.ErrorMessage(err.Code, err.Text, 0))
+		return nil, errors.Join(err, b.lastWord(c, r))
 	}
 	c.proved.Store(true)
-	if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	return b.serveRequests(ctx, c, r, m)
+	return m, nil
 }
 
-// drainReplies lets a last word reach the client: it reads on, to no effect, for a moment.
-func (b *Branch) drainReplies(c *Client, r *wire.Reader) error {
+// lastWord lets a last word reach the client: it reads on, to no effect, for a moment.
+func (b *Branch) lastWord(c *Client, r *wire.Reader) error {
 	if err := c.nc.SetReadDeadline(time.Now().Add(link.HandshakeTimeout)); err != nil {
 		return err
 	}

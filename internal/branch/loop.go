@@ -10,6 +10,7 @@ import (
 	"cutbank/internal/engine"
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
+	"cutbank/internal/roster"
 	"cutbank/proto/bankpb"
 )
 
@@ -58,7 +59,12 @@ func (b *Branch) loop(ctx context.Context) error {
 				d = <-deliveries
 			}
 		case q := <-requests:
+			if q.m == nil {
+				b.engine.Forget(q.from)
+				break
+			}
 			b.answer(q, pay)
+			q.from.taken <- struct{}{}
 		case <-pay.C:
 			if b.engine.Paying() && !b.payer.stopped && b.payer.interval > 0 && len(b.engine.Filling.Persist) < maxBatch {
 				b.payer.pay(b.engine.Ledger, &b.engine.Filling.Output)
@@ -139,20 +145,16 @@ func (b *Branch) report(err error) {
 // answer takes a request. In a bank with a key only who proved it is answered.
 func (b *Branch) answer(q request, pay *time.Timer) {
 	e, c := b.engine, q.from
-	if q.m == nil {
-		e.Forget(c)
-		return
-	}
 	if init := q.m.GetInitBranch(); init != nil {
 		b.init(c, init)
 		return
 	}
 	if !e.Ledger.Opened() {
-		e.Answer(c, engine.ErrorMessage(bankpb.Error_NOT_OPEN, "not open yet: send InitBranch first", 0))
+		b.refuse(c, bankpb.Error_NOT_OPEN, "not open yet: send InitBranch first")
 		return
 	}
 	if len(e.Ledger.Plan().Key) > 0 && !c.proved.Load() {
-		e.Answer(c, engine.ErrorMessage(bankpb.Error_DENIED, "this bank has a key: attach as its controller", 0))
+		b.refuse(c, bankpb.Error_DENIED, kindOf(q.m)+": this bank has a key: attach as its controller")
 		return
 	}
 	switch m := q.m.GetBranchMessage().(type) {
@@ -168,8 +170,7 @@ func (b *Branch) answer(q request, pay *time.Timer) {
 	case *bankpb.BranchMessage_Cut:
 		b.cut(c, m.Cut)
 	default:
-		b.cfg.Logger.Warn("message refused", "from", c.nc.RemoteAddr().String(), "kind", kindOf(q.m))
-		e.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send", 0))
+		b.refuse(c, bankpb.Error_BAD_REQUEST, kindOf(q.m)+" is not for a client to send")
 	}
 }
 
@@ -183,14 +184,17 @@ func kindOf(m *bankpb.BranchMessage) string {
 
 func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
 	e := b.engine
-	opened, err := e.Open(b.cfg.Name, init)
+	err := checkNames(init.GetAllBranches())
+	opened := false
+	if err == nil {
+		opened, err = e.Open(b.cfg.Name, init)
+	}
 	if err != nil {
 		code := bankpb.Error_BAD_REQUEST
 		if e.Ledger.Opened() {
 			code = bankpb.Error_OTHER_BANK
 		}
-		b.cfg.Logger.Warn("opening refused", "from", c.nc.RemoteAddr().String(), "err", err)
-		e.Answer(c, engine.ErrorMessage(code, err.Error(), 0))
+		b.refuse(c, code, "init_branch: "+err.Error())
 		return
 	}
 	c.proved.Store(true) // it has the plan, key and all
@@ -204,13 +208,29 @@ func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
 	}
 }
 
+// checkNames says what is wrong with the names of a roster: they go into logs and messages.
+func checkNames(all []*bankpb.InitBranch_Branch) error {
+	for _, b := range all {
+		if err := roster.CheckName(b.GetName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse answers a request with an error, and logs it.
+func (b *Branch) refuse(c *Client, code bankpb.Error_Code, text string) {
+	b.refusals.log("request refused", c.nc.RemoteAddr().String(), errors.New(text))
+	b.engine.Answer(c, engine.ErrorMessage(code, text, 0))
+}
+
 // cut takes a link down for a while. In a bank without a key too only a controller of cutbank may.
 func (b *Branch) cut(c *Client, m *bankpb.Cut) {
 	l := b.engine.Ledger
 	peer := slices.Index(l.Plan().Names, m.GetPeer())
 	switch {
 	case !c.proved.Load():
-		b.engine.Answer(c, engine.ErrorMessage(bankpb.Error_DENIED, "only a controller that has attached may cut a link", 0))
+		b.refuse(c, bankpb.Error_DENIED, "cut: only a controller that has attached may cut a link")
 	case peer < 0 || peer == l.Self() || m.GetDurationUs() > uint64(link.MaxCut/time.Microsecond):
 		b.engine.Answer(c, engine.ErrorMessage(bankpb.Error_BAD_REQUEST,
 			fmt.Sprintf("can't cut the link with %q for %d µs: a peer is needed, and at most %s", m.GetPeer(), m.GetDurationUs(), link.MaxCut), 0))

@@ -1,16 +1,15 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"cutbank/internal/identity"
 	"cutbank/internal/roster"
 	"cutbank/proto/bankpb"
 )
@@ -42,8 +41,8 @@ type Config struct {
 
 	Logger  hclog.Logger // default: none
 	OnEvent func(Event)  // called on the controller's loop: must not wait nor call the controller; default: none
-	// Dial connects to a branch; default: plain TCP.
-	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Certificates prove the controller to the branches and check theirs, over TLS; default: plaintext.
+	Certificates *identity.Certificates
 }
 
 // StandaloneRemedy is what the user of a standalone controller can do about another bank.
@@ -85,12 +84,6 @@ func (c *Config) Validate() error {
 	}
 	if c.OnEvent == nil {
 		c.OnEvent = func(Event) {}
-	}
-	if c.Dial == nil {
-		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", address)
-		}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/pflag"
 
+	"cutbank/internal/identity"
 	"cutbank/internal/roster"
 	"cutbank/internal/rules"
 )
@@ -19,6 +20,8 @@ type Options struct {
 	Config
 	JSON      bool
 	HTTP      string
+	TLS       string
+	Insecure  bool
 	LogLevel  string
 	LogFormat string
 	Quiet     bool
@@ -42,6 +45,8 @@ func (o *Options) Flags(fs *pflag.FlagSet) {
 	fs.Uint64Var(&o.Seed, "seed", 0, "of random choices (default: another one each time)")
 	fs.BoolVar(&o.JSON, "json", false, "snapshots as one JSON object per line")
 	fs.StringVar(&o.HTTP, "http", "127.0.0.1:7070", "address of the dashboard; empty = off")
+	fs.StringVar(&o.TLS, "tls", "", "directory of certificates: all connections use mutual TLS (./launcher certs FILE DIR makes them; default: plaintext)")
+	fs.BoolVar(&o.Insecure, "insecure", false, "plaintext to addresses beyond this machine: whoever is on that network can read and change what is sent")
 	fs.StringVar(&o.LogLevel, "log-level", "warn", "trace, debug, info, warn, error or off")
 	fs.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	fs.BoolVarP(&o.Quiet, "quiet", "q", false, "results, warnings and errors only")
@@ -85,6 +90,25 @@ func (o *Options) Parse(fs *pflag.FlagSet) error {
 	}
 	if o.LogFormat != "text" && o.LogFormat != "json" {
 		return &UsageError{fmt.Errorf("--log-format %q is not text or json", o.LogFormat)}
+	}
+	return o.checkPlaintext()
+}
+
+// checkPlaintext refuses addresses beyond this machine unless they are wanted, or encrypted.
+func (o *Options) checkPlaintext() error {
+	for _, b := range o.Roster.Branches {
+		err := identity.CheckPlaintext(b.Host, fmt.Sprintf("%s:%d: %s", o.Roster.File, b.Line, b.Host), o.Insecure || o.TLS != "")
+		if err != nil {
+			return &UsageError{err}
+		}
+	}
+	return nil
+}
+
+// LoadCertificates reads the controller's certificates from a directory.
+func (o *Options) LoadCertificates(dir string) (err error) {
+	if o.Certificates, err = identity.Load(dir, identity.Controller); err != nil {
+		return &UsageError{fmt.Errorf("--tls: %w", err)}
 	}
 	return nil
 }

@@ -250,7 +250,7 @@ func (c *Controller) onMessage(p *peer, s *session, m *bankpb.BranchMessage) {
 	case *bankpb.BranchMessage_Error:
 		c.onError(p, body.Error)
 	default:
-		c.cfg.Logger.Warn("unexpected message", "branch", p.branch.Name, "type", fmt.Sprintf("%T", body))
+		c.drop(p, "does not answer as a branch of cutbank")
 	}
 }
 

@@ -81,7 +81,7 @@ func (c *Controller) keepConnected(ctx context.Context, p *peer) {
 func (c *Controller) serve(ctx context.Context, p *peer) error {
 	dialCtx, cancel := context.WithTimeout(ctx, link.HandshakeTimeout)
 	defer cancel()
-	conn, err := c.cfg.Dial(dialCtx, p.branch.Addr())
+	conn, err := c.cfg.Certificates.Dial(dialCtx, p.branch.Addr(), p.branch.Name)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,21 @@ func (c *Controller) serve(ctx context.Context, p *peer) error {
 		if err != nil {
 			return err
 		}
+		clean(m)
 		c.post(func() { c.onMessage(p, s, m) })
+	}
+}
+
+// clean makes the texts of a branch harmless where people read them.
+func clean(m *bankpb.BranchMessage) {
+	if e := m.GetError(); e != nil {
+		e.Message = wire.Printable(e.GetMessage())
+	}
+	for _, l := range m.GetStatus_().GetLinks() {
+		l.Peer, l.Refused = wire.Printable(l.GetPeer()), wire.Printable(l.GetRefused())
+	}
+	if p := m.GetReturnSnapshot().GetLocalSnapshot(); p != nil {
+		p.FirstMarkerFrom = wire.Printable(p.GetFirstMarkerFrom())
 	}
 }
 
@@ -125,7 +139,7 @@ func attach(s *session, r *wire.Reader) (*bankpb.Challenge, error) {
 		return nil, err
 	}
 	if e := answer.GetError(); e != nil {
-		return nil, fmt.Errorf("refused: %s", e.GetMessage())
+		return nil, fmt.Errorf("refuses this controller: %s", wire.Printable(e.GetMessage()))
 	}
 	challenge := answer.GetChallenge()
 	if challenge == nil || len(challenge.GetNonce()) != nonceBytes {

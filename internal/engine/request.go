@@ -2,6 +2,7 @@ package engine
 
 import (
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -32,11 +33,11 @@ func (e *Engine[P]) Open(self string, init *bankpb.InitBranch) (opened bool, err
 	}
 	if e.Ledger.Opened() {
 		held := e.Ledger.Plan()
-		if held.BankID != plan.BankID || string(held.Key) != string(plan.Key) || !slices.Equal(held.Names, plan.Names) ||
+		if held.BankID != plan.BankID || subtle.ConstantTimeCompare(held.Key, plan.Key) != 1 || !slices.Equal(held.Names, plan.Names) ||
 			len(plan.Balances) != len(plan.Names) || init.GetPlan() != nil && held.Broken != plan.Broken ||
 			held.Balances[e.Ledger.Self()] != plan.Balances[e.Ledger.Self()] {
-			return false, fmt.Errorf("%s already belongs to bank %x of %d branches; to leave it, stop it and start it without its data",
-				self, held.BankID[:4], len(held.Names))
+			return false, fmt.Errorf("%s already belongs to bank %x; to leave it, stop it and start it without its data",
+				self, held.BankID[:4])
 		}
 		return false, nil
 	}
@@ -48,6 +49,8 @@ func (e *Engine[P]) Open(self string, init *bankpb.InitBranch) (opened bool, err
 	e.Begin()
 	return true, nil
 }
+
+const keyBytes = 32
 
 // planOf reads an InitBranch, of a plain client or of a controller of cutbank.
 func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses []string, err error) {
@@ -70,8 +73,8 @@ func planOf(self string, init *bankpb.InitBranch) (plan ledger.Plan, addresses [
 		}
 		return plan, addresses, nil
 	}
-	if len(p.GetBankId()) != len(plan.BankID) || len(p.GetKey()) == 0 || p.GetTotal() == 0 {
-		return plan, nil, errors.New("a plan has a bank id of 16 bytes, a key and a total")
+	if len(p.GetBankId()) != len(plan.BankID) || len(p.GetKey()) != keyBytes || p.GetTotal() == 0 {
+		return plan, nil, errors.New("a plan has a bank id of 16 bytes, a key of 32 bytes and a total")
 	}
 	copy(plan.BankID[:], p.GetBankId())
 	if plan.Broken, err = rules.Parse(p.GetBrokenRule()); err != nil {

@@ -24,13 +24,13 @@ const HandshakeTimeout = 2 * time.Second
 // ErrRefused is the peer's answer when it does not want this link; the text says why.
 var ErrRefused = errors.New("refused by the peer")
 
-// errHello is a hello that does not fit; the code goes back to the peer.
-type errHello struct {
-	code bankpb.Error_Code
-	text string
+// Refusal is why a connection is not taken; the code goes back to the other end.
+type Refusal struct {
+	Code bankpb.Error_Code
+	Text string
 }
 
-func (e *errHello) Error() string { return e.text }
+func (e *Refusal) Error() string { return e.Text }
 
 // Identity is who a branch is and which bank it belongs to.
 type Identity struct {
@@ -62,16 +62,16 @@ func (id *Identity) Dial(nc net.Conn, r *wire.Reader, peer int) error {
 		return err
 	}
 	if e := m.GetError(); e != nil {
-		return fmt.Errorf("%w: %s: %q", ErrRefused, e.GetCode(), e.GetMessage())
+		return fmt.Errorf("%w: %s: %w", ErrRefused, e.GetCode(), &Refusal{e.GetCode(), fmt.Sprintf("%q", e.GetMessage())})
 	}
 	theirs := m.GetHello()
 	if from, err := id.check(theirs); err != nil {
 		return err
 	} else if from != peer {
-		return fmt.Errorf("%q answered where %s was dialled", theirs.GetFrom(), id.Names[peer])
+		return &Refusal{bankpb.Error_BAD_REQUEST, fmt.Sprintf("%q answered where %s was dialled", theirs.GetFrom(), id.Names[peer])}
 	}
 	if !hmac.Equal(theirs.GetMac(), id.mac("accepts", mine, theirs)) {
-		return errors.New("the peer does not have the key of this bank")
+		return &Refusal{bankpb.Error_DENIED, "the peer does not have the key of this bank"}
 	}
 	proof := &bankpb.Proof{Mac: id.mac("dials", mine, theirs)}
 	if err := write(nc, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Proof{Proof: proof}}); err != nil {
@@ -87,7 +87,7 @@ func (id *Identity) Accept(nc net.Conn, r *wire.Reader, theirs *bankpb.Hello) (p
 	}
 	peer, err = id.check(theirs)
 	if err == nil && peer < id.Self {
-		err = &errHello{bankpb.Error_BAD_REQUEST, "of two branches the later one in the roster dials"}
+		err = &Refusal{bankpb.Error_BAD_REQUEST, "of two branches the later one in the roster dials"}
 	}
 	if err != nil {
 		return 0, errors.Join(err, Refuse(nc, err))
@@ -102,7 +102,7 @@ func (id *Identity) Accept(nc net.Conn, r *wire.Reader, theirs *bankpb.Hello) (p
 		return 0, err
 	}
 	if !hmac.Equal(m.GetProof().GetMac(), id.mac("dials", theirs, mine)) {
-		err := &errHello{bankpb.Error_DENIED, "the dialler does not have the key of this bank"}
+		err := &Refusal{bankpb.Error_DENIED, "the dialler does not have the key of this bank"}
 		return 0, errors.Join(err, Refuse(nc, err))
 	}
 	return peer, nc.SetDeadline(time.Time{})
@@ -111,8 +111,8 @@ func (id *Identity) Accept(nc net.Conn, r *wire.Reader, theirs *bankpb.Hello) (p
 // Refuse tells the other side why its connection is closed.
 func Refuse(nc net.Conn, reason error) error {
 	e := &bankpb.Error{Code: bankpb.Error_BAD_REQUEST, Message: reason.Error()}
-	if h := (*errHello)(nil); errors.As(reason, &h) {
-		e.Code = h.code
+	if h := (*Refusal)(nil); errors.As(reason, &h) {
+		e.Code = h.Code
 	}
 	return write(nc, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Error{Error: e}})
 }
@@ -128,17 +128,17 @@ func (id *Identity) check(h *bankpb.Hello) (from int, err error) {
 	from = slices.Index(id.Names, h.GetFrom())
 	switch {
 	case h == nil:
-		return 0, &errHello{bankpb.Error_BAD_REQUEST, "no hello"}
+		return 0, &Refusal{bankpb.Error_BAD_REQUEST, "no hello"}
 	case h.GetVersion() != Version:
-		return 0, &errHello{bankpb.Error_VERSION, fmt.Sprintf("links of version %d, this one speaks %d", h.GetVersion(), Version)}
+		return 0, &Refusal{bankpb.Error_VERSION, fmt.Sprintf("links of version %d, this one speaks %d", h.GetVersion(), Version)}
 	case string(h.GetBankId()) != string(id.Bank[:]):
-		return 0, &errHello{bankpb.Error_OTHER_BANK, fmt.Sprintf("%q belongs to another bank", h.GetFrom())}
+		return 0, &Refusal{bankpb.Error_OTHER_BANK, fmt.Sprintf("%q belongs to another bank", h.GetFrom())}
 	case from < 0 || from == id.Self:
-		return 0, &errHello{bankpb.Error_BAD_REQUEST, fmt.Sprintf("%q is no peer of %s", h.GetFrom(), id.Names[id.Self])}
+		return 0, &Refusal{bankpb.Error_BAD_REQUEST, fmt.Sprintf("%q is no peer of %s", h.GetFrom(), id.Names[id.Self])}
 	case h.GetTo() != id.Names[id.Self]:
-		return 0, &errHello{bankpb.Error_BAD_REQUEST, fmt.Sprintf("%q was dialled, this is %s", h.GetTo(), id.Names[id.Self])}
+		return 0, &Refusal{bankpb.Error_BAD_REQUEST, fmt.Sprintf("%q was dialled, this is %s", h.GetTo(), id.Names[id.Self])}
 	case len(h.GetNonce()) != 16:
-		return 0, &errHello{bankpb.Error_BAD_REQUEST, "a nonce has 16 bytes"}
+		return 0, &Refusal{bankpb.Error_BAD_REQUEST, "a nonce has 16 bytes"}
 	}
 	return from, nil
 }

@@ -160,7 +160,7 @@ func TestNotOpenYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, accept := range map[string]func(net.Conn, *wire.Reader) error{
 			"NOT_OPEN": func(nc net.Conn, r *wire.Reader) error {
-				return link.NewMesh(link.Config{}).Accept(nc, r, &bankpb.Hello{})
+				return link.NewMesh(link.Config{}).Accept(nc, r, &bankpb.Hello{}, nil)
 			},
 			"BAD_REQUEST": func(nc net.Conn, r *wire.Reader) error {
 				_, err := identity(0, nil).Accept(nc, r, nil)

@@ -54,6 +54,8 @@ type Config struct {
 	Delay   Delay          // of items; none
 	Deliver func(Delivery) // called by one goroutine per connection, in order; may block
 	Notice  func(Event)    // must not block
+	// Dial connects to the branch of that name, and knows that it is that one; default: plain TCP.
+	Dial func(ctx context.Context, address, name string) (net.Conn, error)
 }
 
 // Mesh is the connections of one branch.
@@ -73,6 +75,11 @@ type Mesh struct {
 
 // NewMesh is a mesh of a branch that belongs to no bank yet.
 func NewMesh(cfg Config) *Mesh {
+	if cfg.Dial == nil {
+		cfg.Dial = func(ctx context.Context, address, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
 	m := &Mesh{cfg: cfg, cuts: make(map[int]time.Time), conns: make(map[*Conn]struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m
@@ -99,16 +106,18 @@ func (m *Mesh) Stop() {
 	m.wg.Wait()
 }
 
-// Accept serves a connection whose first message was a Hello, until it ends.
-func (m *Mesh) Accept(nc net.Conn, r *wire.Reader, hello *bankpb.Hello) error {
+// Accept serves a connection whose first message was a Hello, until it ends. Proved is called when it
+// has become a link. Error: why it has not; the other end was told.
+func (m *Mesh) Accept(nc net.Conn, r *wire.Reader, hello *bankpb.Hello, proved func()) error {
 	id := m.id.Load()
 	if id == nil {
-		return Refuse(nc, &errHello{bankpb.Error_NOT_OPEN, "not open yet"})
+		return Refuse(nc, &Refusal{bankpb.Error_NOT_OPEN, "not open yet"})
 	}
 	peer, err := id.Accept(nc, r, hello)
 	if err != nil {
 		return err
 	}
+	proved()
 	m.serve(newConn(peer, nc, r, m.cfg.Delay))
 	return nil
 }
@@ -184,8 +193,9 @@ func (m *Mesh) dialLoop(id *Identity, peer int) {
 // dial connects, serves until the connection ends, and tells whether the peer was ever ready on it.
 // Error: why it never came up.
 func (m *Mesh) dial(id *Identity, peer int) (ready bool, err error) {
-	d := net.Dialer{Timeout: HandshakeTimeout}
-	nc, err := d.DialContext(m.ctx, "tcp", (*m.addresses.Load())[peer])
+	ctx, cancel := context.WithTimeout(m.ctx, HandshakeTimeout)
+	defer cancel()
+	nc, err := m.cfg.Dial(ctx, (*m.addresses.Load())[peer], id.Names[peer])
 	if err != nil {
 		return false, err
 	}

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -80,4 +82,14 @@ func field(b []byte) (num protowire.Number, value, rest []byte, err error) {
 		value, _ = protowire.ConsumeBytes(b[n:])
 	}
 	return num, value, b[n+m:], nil
+}
+
+// maxPrinted is how many bytes of a text from elsewhere are shown.
+const maxPrinted = 512
+
+// Printable is a text from elsewhere in one line, without anything that a terminal or a log would take
+// for its own, cut to a length that a line can bear.
+func Printable(text string) string {
+	quoted := strconv.Quote(text[:min(len(text), maxPrinted)])
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }

@@ -23,6 +23,7 @@ type live struct {
 	o          *options
 	began      time.Time
 	server     *dashboard.Server // nil: no dashboard
+	metrics    *dashboard.Metrics
 	supervisor *supervise.Supervisor
 	controller *controller.Controller
 	events     *events // nil: too many branches
@@ -39,6 +40,7 @@ type live struct {
 // processFacts is what events told of a branch's processes.
 type processFacts struct {
 	since    time.Time // of the present process; zero: none
+	paused   bool
 	exits    map[string]int
 	recovery time.Duration
 }
@@ -66,7 +68,8 @@ func (l *live) serve(ctx context.Context, token string) (wait func() error, err 
 	if err != nil {
 		return nil, &controller.UsageError{Err: err}
 	}
-	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token})
+	l.metrics = dashboard.NewMetrics(l)
+	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token, Metrics: l.metrics.Handler()})
 	done := make(chan error, 1)
 	go func() { done <- l.server.Serve(ctx, listener) }()
 	l.o.out.Say("dashboard: http://%s", listener.Addr())
@@ -105,9 +108,20 @@ func (l *live) process(e supervise.Event) {
 		if e.Exit == "signal killed" {
 			f.Kind = "killed"
 		}
+	case "paused":
+		f.Kind = "paused"
+		p.paused = true
 	default:
 	}
+	if p.paused && f.Kind != "" && f.Kind != "paused" { // whatever it does now, it runs or is gone
+		p.paused = false
+		l.events.note(e.Child, record.Resumed, "")
+		l.publish("fault", dashboard.Fault{AtMS: f.AtMS, Branch: e.Child, Kind: "resumed"})
+	}
 	l.mu.Unlock()
+	if f.Kind == "paused" {
+		l.events.note(e.Child, record.Paused, "")
+	}
 	if f.Kind == "exited" || f.Kind == "killed" || f.Kind == "failed" {
 		l.events.note(e.Child, record.Crash, e.Exit)
 	}
@@ -150,6 +164,7 @@ func (l *live) keep(r controller.Record) {
 	if err != nil {
 		return // the history has failed for the same reason, loudly
 	}
+	l.metrics.Snapshot(r.Status, time.Duration(r.DurationMS*float64(time.Millisecond)), r.Imbalance)
 	l.mu.Lock()
 	l.recent = append(l.recent, line)
 	l.bytes += len(line)
@@ -281,6 +296,9 @@ func (l *live) Cut(ctx context.Context, id uint64) (dashboard.Cut, error) {
 // snapshotLimit is how long a button waits for a snapshot; it may complete later.
 const snapshotLimit = 10 * time.Second
 
+// cutFor is how long a link that is cut by a button stays down.
+const cutFor = 3 * time.Second
+
 // Control does what a button asks for.
 func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error) {
 	switch c.Verb {
@@ -292,7 +310,38 @@ func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error)
 			return "", err
 		}
 		return r.Line(), nil
+	case "cut":
+		if err := l.controller.Cut(c.Branch, c.Peer, cutFor); err != nil {
+			return "", err
+		}
+		text := fmt.Sprintf("the link between %s and %s is cut for %s", c.Branch, c.Peer, cutFor)
+		f := dashboard.Fault{AtMS: l.at(), Branch: c.Branch, Peer: c.Peer, Kind: "cut", Text: text}
+		l.publish("fault", f)
+		time.AfterFunc(cutFor, func() {
+			f.AtMS, f.Kind, f.Text = l.at(), "healed", "the branches may link again"
+			l.publish("fault", f)
+		})
+		return text, nil
 	default:
+		return l.manage(c)
+	}
+}
+
+// manage asks the supervisor.
+func (l *live) manage(c dashboard.Command) (string, error) {
+	s, ok := any(l.supervisor).(interface {
+		Kill(name string) error
+		Pause(name string) error
+		Resume(name string) error
+		Restart(name string) error
+		Reset(name string) error
+	})
+	if !ok {
 		return "", fmt.Errorf("%s is not there yet", c.Verb)
 	}
+	do := map[string]func(string) error{"kill": s.Kill, "pause": s.Pause, "resume": s.Resume, "restart": s.Restart, "reset": s.Reset}
+	if err := do[c.Verb](c.Branch); err != nil {
+		return "", err
+	}
+	return c.Verb + " " + c.Branch, nil
 }

@@ -11,6 +11,7 @@ import (
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
 	"cutbank/internal/roster"
+	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -50,7 +51,9 @@ func (b *Branch) loop(ctx context.Context) error {
 			now := time.Now().UnixMicro()
 			for n := 0; ; n++ {
 				if err := b.engine.Deliver(d.Conn.Peer, d.Conn, d, now); err != nil {
-					b.report(err)
+					b.report(d.Conn.Peer, err)
+				} else if errors.Is(d.Lost, wire.ErrFrame) {
+					b.report(d.Conn.Peer, d.Lost)
 				}
 				d.Recycle()
 				if n >= maxDrain || len(deliveries) == 0 {
@@ -134,12 +137,12 @@ func (b *Branch) healthy() {
 	}
 }
 
-func (b *Branch) report(err error) {
+func (b *Branch) report(peer int, err error) {
 	if errors.Is(err, ledger.ErrFence) {
 		b.cfg.Logger.Error("link refused", "err", err)
 		return
 	}
-	b.cfg.Logger.Warn("link broken", "err", err)
+	b.refusals.log("link broken", b.engine.Ledger.Plan().Names[peer], err)
 }
 
 // answer takes a request. In a bank with a key only who proved it is answered.

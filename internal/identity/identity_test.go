@@ -78,35 +78,30 @@ func TestLoad(t *testing.T) {
 	made(t, dir, time.Now(), "a", "b")
 	made(t, old, time.Now().Add(-3*year), "a")
 	made(t, other, time.Now(), "a")
-	move := func(t *testing.T, from, to string) {
-		t.Helper()
-		content, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, to), content, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
+	file := filepath.Join(dir, "branch-a.pem")
+	replace := func(from, name string) func() error {
+		return func() error {
+			content, err := os.ReadFile(filepath.Join(from, name))
+			return errors.Join(err, os.WriteFile(file, content, 0o600))
 		}
 	}
 	for name, test := range map[string]struct {
-		change func(*testing.T)
+		change func() error
 		want   string
 	}{
-		"missing":    {func(t *testing.T) { _ = os.Remove(filepath.Join(dir, "branch-a.pem")) }, "no such file"},
-		"of another": {func(t *testing.T) { move(t, filepath.Join(dir, "branch-b.pem"), "branch-a.pem") }, `is not cutbank:branch/a's certificate ("cutbank:branch/b"`},
-		"other bank": {func(t *testing.T) { move(t, filepath.Join(other, "branch-a.pem"), "branch-a.pem") }, "unknown authority"},
-		"expired":    {func(t *testing.T) { move(t, filepath.Join(old, "branch-a.pem"), "branch-a.pem") }, "./launcher certs FILE " + dir + " makes a new one"},
-		"garbage":    {func(t *testing.T) { move(t, filepath.Join(dir, "ca.pem"), "branch-a.pem") }, "branch-a.pem"},
-		"readable": {func(t *testing.T) {
-			if err := os.Chmod(filepath.Join(dir, "branch-a.pem"), 0o644); err != nil { //nolint:gosec // that is the test
-				t.Fatal(err)
-			}
-		}, "chmod 600"},
+		"missing":    {func() error { return os.Remove(file) }, "no such file"},
+		"of another": {replace(dir, "branch-b.pem"), `is not cutbank:branch/a's certificate ("cutbank:branch/b"`},
+		"other bank": {replace(other, "branch-a.pem"), "unknown authority"},
+		"expired":    {replace(old, "branch-a.pem"), "./launcher certs FILE " + dir + " makes a new one"},
+		"garbage":    {replace(dir, "ca.pem"), "branch-a.pem"},
+		"readable":   {func() error { return os.Chmod(file, 0o644) }, "chmod 600"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_ = os.Remove(filepath.Join(dir, "branch-a.pem"))
+			_ = os.Remove(file)
 			made(t, dir, time.Now(), "a", "b")
-			test.change(t)
+			if err := test.change(); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := identity.Load(dir, identity.Branch("a")); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}

@@ -1,0 +1,254 @@
+package branch_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"cutbank/internal/branch"
+	"cutbank/internal/link"
+	"cutbank/internal/wire"
+	"cutbank/proto/bankpb"
+)
+
+// pipes is a listener whose connections are in memory, so that time is virtual.
+type pipes struct {
+	accept chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case nc := <-p.accept:
+		return nc, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// from is a connection from an address.
+type from struct {
+	net.Conn
+	address string
+}
+
+func (f from) RemoteAddr() net.Addr { a, _ := net.ResolveTCPAddr("tcp", f.address+":1"); return a }
+
+// far is the other end of a connection in virtual time.
+type far struct {
+	nc     net.Conn
+	closed atomic.Bool
+}
+
+// virtual runs a branch of a bank without a key, in virtual time; dial connects to it from an address.
+// An end that listens reads what comes and notes the close.
+func virtual(t *testing.T, opened bool, f func(t *testing.T, dial func(address string, listens bool) *far)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{accept: make(chan net.Conn), closed: make(chan struct{})}
+		b, err := branch.New(branch.Config{Name: "branch1", Listener: p, Interval: time.Hour, Logger: hclog.NewNullLogger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = b.Run(ctx) })
+		var ends []*far
+		dial := func(address string, listens bool) *far {
+			near, remote := net.Pipe()
+			end := &far{nc: remote}
+			ends = append(ends, end)
+			p.accept <- from{near, address}
+			if listens {
+				running.Go(func() {
+					for buf := make([]byte, 1<<16); ; {
+						if _, err := remote.Read(buf); err != nil {
+							end.closed.Store(true)
+							return
+						}
+					}
+				})
+			}
+			synctest.Wait()
+			return end
+		}
+		if opened {
+			end := dial("192.0.2.200", true)
+			end.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{
+				Balance: 1000, AllBranches: []*bankpb.InitBranch_Branch{{Name: "branch1", Ip: "127.0.0.1", Port: 1}, {Name: "branch2", Ip: "127.0.0.1", Port: 1}},
+			}}})
+			_ = end.nc.Close()
+		}
+		f(t, dial)
+		cancel()
+		for _, end := range ends {
+			_ = end.nc.Close()
+		}
+		running.Wait()
+	})
+}
+
+func (f *far) send(m *bankpb.BranchMessage) {
+	_, _ = f.nc.Write(wire.Append(nil, m))
+	synctest.Wait()
+}
+
+// after says how many of the ends are closed after a time.
+func after(d time.Duration, ends ...*far) (closed int) {
+	time.Sleep(d)
+	synctest.Wait()
+	for _, e := range ends {
+		if e.closed.Load() {
+			closed++
+		}
+	}
+	return closed
+}
+
+func statusRequest() *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{}}}
+}
+
+// TestStrangers: who shows nothing has two seconds, a number of places for each address and in all, and
+// never keeps another out.
+func TestStrangers(t *testing.T) {
+	t.Run("time", func(t *testing.T) {
+		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+			end := dial("192.0.2.1", true)
+			if after(link.HandshakeTimeout-time.Millisecond, end) != 0 || after(2*time.Millisecond, end) != 1 {
+				t.Error("silence is not ended at the handshake's timeout")
+			}
+		})
+	})
+	for name, test := range map[string]struct {
+		most      int
+		addresses int
+	}{"of an address": {branch.MaxStrangersPerAddress, 1}, "in all": {branch.MaxStrangers, 5}} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+				var ends []*far
+				for i := range test.most {
+					ends = append(ends, dial(fmt.Sprintf("192.0.2.%d", i%test.addresses), true))
+				}
+				if n := after(0, ends...); n != 0 {
+					t.Errorf("%d closed at the limit", n)
+				}
+				client := dial("192.0.2.0", true)
+				client.send(statusRequest())
+				if after(0, ends...) != 1 || !ends[0].closed.Load() || after(0, client) != 0 {
+					t.Errorf("one beyond the limit closes %d, first %v", after(0, ends...), ends[0].closed.Load())
+				}
+			})
+		})
+	}
+}
+
+// TestClients: the client that was idle longest makes room for one more.
+func TestClients(t *testing.T) {
+	virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+		var ends []*far
+		for range branch.MaxClients {
+			end := dial("192.0.2.1", true)
+			end.send(statusRequest())
+			ends = append(ends, end)
+		}
+		if n := after(time.Hour, ends...); n != 0 {
+			t.Errorf("%d closed at the limit, in an hour", n)
+		}
+		ends[0].send(statusRequest())
+		dial("192.0.2.2", true).send(statusRequest())
+		if after(0, ends...) != 1 || !ends[1].closed.Load() {
+			t.Errorf("one beyond the limit closes %d, the idle one %v", after(0, ends...), ends[1].closed.Load())
+		}
+	})
+}
+
+// TestFrames: few may send a large frame at a time, and none may take its time.
+func TestFrames(t *testing.T) {
+	t.Run("large", func(t *testing.T) {
+		virtual(t, false, func(t *testing.T, dial func(string, bool) *far) {
+			part := append(binary.AppendUvarint(nil, wire.MaxInitFrame), 10)
+			part = append(part, make([]byte, 2*wire.MaxFrame)...)
+			var ends []*far
+			for range branch.MaxLarge + 1 {
+				if n := after(0, ends...); n != 0 {
+					t.Errorf("%d closed of %d", n, len(ends))
+				}
+				end := dial("192.0.2.1", true)
+				_, _ = end.nc.Write(part)
+				ends = append(ends, end)
+			}
+			if after(0, ends...) != 1 || !ends[0].closed.Load() {
+				t.Errorf("one beyond the limit closes %d", after(0, ends...))
+			}
+		})
+	})
+	t.Run("slow", func(t *testing.T) {
+		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+			end := dial("192.0.2.1", true)
+			end.send(statusRequest())
+			_ = after(time.Hour)
+			frame := wire.Append(nil, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Error{Error: &bankpb.Error{Message: strings.Repeat("x", 100)}}})
+			for i := range 9 { // a byte a second
+				_, _ = end.nc.Write(frame[i : i+1])
+				if after(time.Second, end) != 0 {
+					t.Errorf("closed after %d s", i)
+				}
+			}
+			if after(time.Second+time.Millisecond, end) != 1 {
+				t.Error("a frame may take longer than its timeout")
+			}
+		})
+	})
+	t.Run("answers that nobody reads", func(t *testing.T) {
+		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+			end := dial("192.0.2.1", false)
+			end.send(statusRequest())
+			_ = after(link.WriteTimeout + time.Millisecond)
+			if _, err := end.nc.Write([]byte{0}); err == nil {
+				t.Error("an answer may wait longer than the write timeout")
+			}
+			end = dial("192.0.2.1", false)
+			sent := 0
+			for ; sent < 1000; sent++ {
+				if _, err := end.nc.Write(wire.Append(nil, statusRequest())); err != nil {
+					break
+				}
+				synctest.Wait()
+			}
+			if sent != 258 { // one in the writer, 256 in the queue, and the one that closes it
+				t.Errorf("%d requests were taken", sent)
+			}
+		})
+	})
+}
+
+// TestRefusalsAreBounded: a flood of refusals is a few lines and a count.
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	l := newLone(t, true, true)
+	for range 100 {
+		c := l.dial()
+		c.send(statusRequest())
+		if got := c.answer(); got != "error" {
+			t.Errorf("answered with %s", got)
+		}
+		_ = c.nc.Close()
+	}
+	if n := strings.Count(l.log.String(), "\n"); n > 42 { // twice the bound, should its window end meanwhile
+		t.Errorf("%d lines:\n%s", n, l.log)
+	}
+}

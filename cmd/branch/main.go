@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -52,7 +53,7 @@ Flags:
 type errUsage struct{ error }
 
 func main() {
-	os.Exit(program(nil))
+	os.Exit(program(hooks()))
 }
 
 // program is the whole of main but its exit. Adapt changes the settings of the branch: tests do.
@@ -111,6 +112,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 		return err
 	}
 	defer closeLog()
+	health := lifecycle.NewHealth()
+	ctx, stop := tellSupervisor(ctx, health)
+	defer stop()
 	books, closeBooks, err := o.journal()
 	if err != nil {
 		return err
@@ -124,7 +128,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	if err != nil {
 		return errUsage{fmt.Errorf("%w: stop it or choose another port", err)}
 	}
-	health := lifecycle.NewHealth()
+	health.Waits("its books to be recovered")
 	cfg := branch.Config{
 		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed, Broken: o.broken,
 		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,
@@ -142,18 +146,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 		kept = filepath.Join(o.dataDir, o.name) + ", sync=" + o.sync.String()
 	}
 	logger.Info("branch listens", "address", listener.Addr().String(), "tls", certificates != nil, "books", kept)
-	if lifecycle.Supervised() {
-		var stop context.CancelFunc
-		ctx, stop = supervised(ctx, health)
-		defer stop()
-	} else {
-		told := make(chan struct{})
-		defer func() { <-told }()
-		var stop context.CancelFunc
-		ctx, stop = context.WithCancel(ctx)
-		defer stop()
-		go func() { defer close(told); lifecycle.Notify(ctx, health) }()
-	}
 	if o.health != "" {
 		if err := lifecycle.ServeProbes(ctx, o.health, health); err != nil {
 			return errUsage{err}
@@ -192,7 +184,7 @@ func (o *options) journal() (branch.Journal, func(), error) {
 		return branch.Memory{}, func() {}, nil
 	}
 	dir := filepath.Join(o.dataDir, o.name)
-	release, err := lifecycle.Lock(dir, "lock")
+	release, err := lifecycle.Lock(dir, lifecycle.LockFile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,20 +201,19 @@ func (o *options) journal() (branch.Journal, func(), error) {
 	return j, func() { _ = j.Close(); release() }, nil
 }
 
-// supervised serves health to the launcher; the context ends when the launcher does.
-func supervised(ctx context.Context, health *lifecycle.Health) (context.Context, context.CancelFunc) {
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := context.WithCancel(ctx)
-	gone := lifecycle.Orphaned(ctx)
-	go func() {
-		select {
-		case <-gone:
-			stop()
-		case <-ctx.Done():
-		}
-	}()
-	go lifecycle.Serve(health) // until the process ends
-	return ctx, stop
+// tellSupervisor answers a launcher, or tells systemd, how the branch is; from the very start, since
+// recovery may take long. A branch outlives its launcher: then nobody reads its stderr.
+func tellSupervisor(ctx context.Context, health *lifecycle.Health) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	if lifecycle.Supervised() {
+		signal.Ignore(syscall.SIGPIPE)
+		health.Waits("its journal to be read")
+		go lifecycle.Serve(health) // until the process ends
+		return ctx, cancel
+	}
+	var told sync.WaitGroup
+	told.Go(func() { lifecycle.Notify(ctx, health) })
+	return ctx, func() { cancel(); told.Wait() }
 }
 
 // maxLog is how large a supervised branch's log may be when it starts; a larger one becomes

@@ -1,20 +1,17 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
-	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"cutbank/internal/controller"
 	"cutbank/internal/lifecycle"
+	"cutbank/internal/roster"
 	"cutbank/internal/supervise"
 )
 
@@ -59,7 +56,7 @@ func (o *options) moveAside() (string, error) {
 		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		release, err := lifecycle.Lock(dir, "lock")
+		release, err := lifecycle.Lock(dir, lifecycle.LockFile)
 		if err != nil {
 			return "", err
 		}
@@ -77,30 +74,35 @@ func (o *options) moveAside() (string, error) {
 	}
 }
 
-// portPatience is how long the branches of a launcher that was killed may take to be gone.
-const portPatience = 3 * time.Second
+// holder is the process that has a branch's directory, nil when none lives.
+func (o *options) holder(b roster.Branch) *lifecycle.Holder {
+	return lifecycle.ReadHolder(filepath.Join(o.DataDir, b.Name), lifecycle.LockFile)
+}
 
-// checkPorts finds out before anything is started whether the branches can listen.
-func (o *options) checkPorts(ctx context.Context) error {
-	began := time.Now()
+// checkPorts finds out before anything is started whether the branches can listen; those that run
+// already do. Addresses that are not this machine's make their branches remote.
+func (o *options) checkPorts() error {
+	o.remote = make(map[string]bool)
 	for _, b := range o.Roster.Branches {
-		for {
-			l, err := lifecycle.Listen(b.Addr())
-			if err == nil {
-				_ = l.Close()
-				break
+		l, err := lifecycle.Listen(net.JoinHostPort(b.Host, "0"))
+		if dns := (*net.DNSError)(nil); errors.Is(err, syscall.EADDRNOTAVAIL) || errors.As(err, &dns) {
+			o.remote[b.Name] = true
+			continue
+		}
+		if err == nil {
+			_ = l.Close()
+			if o.holder(b) != nil {
+				continue
 			}
-			switch inUse := errors.Is(err, syscall.EADDRINUSE); {
-			case !inUse:
-				return &controller.UsageError{Err: fmt.Errorf("%s:%d: %w", o.Roster.File, b.Line, err)}
-			case time.Since(began) > portPatience:
-				return &controller.UsageError{Err: fmt.Errorf("%w: stop it or edit %s line %d", err, o.Roster.File, b.Line)}
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(50 * time.Millisecond):
-			}
+			l, err = lifecycle.Listen(b.Addr())
+		}
+		switch {
+		case err == nil:
+			_ = l.Close()
+		case errors.Is(err, syscall.EADDRINUSE):
+			return &controller.UsageError{Err: fmt.Errorf("%w: stop it or edit %s line %d", err, o.Roster.File, b.Line)}
+		default:
+			return &controller.UsageError{Err: fmt.Errorf("%s:%d: %w", o.Roster.File, b.Line, err)}
 		}
 	}
 	return nil
@@ -138,55 +140,9 @@ func (o *options) children() ([]supervise.Child, error) {
 			args = append(args, "--seed", strconv.FormatUint(o.Seed+uint64(i)+1, 10)) //nolint:gosec // an index
 		}
 		children = append(children, supervise.Child{
-			Name: b.Name, Path: path, Args: args, Log: filepath.Join(o.DataDir, b.Name, "branch.log"),
+			Name: b.Name, Path: path, Args: args, Dir: filepath.Join(o.DataDir, b.Name),
+			Log: filepath.Join(o.DataDir, b.Name, "branch.log"), Addr: b.Addr(), Remote: o.remote[b.Name],
 		})
 	}
 	return children, nil
-}
-
-// score counts restarts by cause, and says what happens in words.
-type score struct {
-	mu      sync.Mutex
-	causes  map[string]int
-	longest time.Duration
-}
-
-func newScore() *score { return &score{causes: make(map[string]int)} }
-
-// event notes an event and returns the line for people, or nothing.
-func (s *score) event(e supervise.Event) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch e.State {
-	case supervise.Backoff:
-		s.causes[e.Exit]++
-		return fmt.Sprintf("%s ended (pid %d, %s): starting it again in %s", e.Child, e.PID, e.Exit, e.Delay.Round(time.Millisecond))
-	case supervise.Failed:
-		s.causes[e.Exit]++
-		return fmt.Sprintf("%s failed: %s; trying again every %s", e.Child, e.Exit, e.Delay)
-	case supervise.Ready:
-		if e.Down > 0 {
-			s.longest = max(s.longest, e.Down)
-			return fmt.Sprintf("%s is back after %s (pid %d)", e.Child, e.Down.Round(time.Millisecond), e.PID)
-		}
-	case supervise.Suspect:
-		return fmt.Sprintf("%s (pid %d) does not answer", e.Child, e.PID)
-	case supervise.Starting, supervise.Running, supervise.Stopping, supervise.Stopped:
-	}
-	return ""
-}
-
-// String is the summary.
-func (s *score) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.causes) == 0 {
-		return "restarts: none"
-	}
-	var parts []string
-	for cause, n := range s.causes {
-		parts = append(parts, fmt.Sprintf("%d × %s", n, cause))
-	}
-	sort.Strings(parts)
-	return fmt.Sprintf("restarts: %s; longest recovery %s", strings.Join(parts, ", "), s.longest.Round(time.Millisecond))
 }

@@ -252,7 +252,7 @@ func TestKills(t *testing.T) {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	r.until(`^restarts: 27 × signal killed`)
+	r.until(`^restarts: 1 × hung, 26 × killed; longest`)
 	for range r.lines { // to its end
 	}
 	if err := r.cmd.Wait(); err != nil {

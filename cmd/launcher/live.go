@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,20 +28,11 @@ type live struct {
 	events     *events // nil: too many branches
 
 	mu        sync.Mutex
-	processes map[string]*processFacts
 	recent    []json.RawMessage // records, oldest first
 	bytes     int               // of recent
 	counted   time.Time         // when transfers were
 	transfers uint64
 	rate      float64
-}
-
-// processFacts is what events told of a branch's processes.
-type processFacts struct {
-	since    time.Time // of the present process; zero: none
-	paused   bool
-	exits    map[string]int
-	recovery time.Duration
 }
 
 // Records that are kept for the page; older ones are read from the history.
@@ -52,11 +42,7 @@ const (
 )
 
 func newLive(o *options) *live {
-	l := &live{o: o, began: time.Now(), processes: map[string]*processFacts{}}
-	for _, b := range o.Roster.Branches {
-		l.processes[b.Name] = &processFacts{exits: map[string]int{}}
-	}
-	return l
+	return &live{o: o, began: time.Now()}
 }
 
 // serve listens, says where, and answers until the context ends.
@@ -78,62 +64,33 @@ func (l *live) serve(ctx context.Context, token string) (wait func() error, err 
 
 func (l *live) at() int64 { return time.Since(l.began).Milliseconds() }
 
-// process takes an event of the supervisor.
+// process takes an event of the supervisor: faults are shaded behind every chart.
 func (l *live) process(e supervise.Event) {
-	f := dashboard.Fault{AtMS: l.at(), Branch: e.Child, Text: e.Exit}
-	l.mu.Lock()
-	p := l.processes[e.Child]
-	if e.Exit != "" {
-		p.since = time.Time{}
-	}
-	switch e.State {
-	case supervise.Starting:
-		p.since = time.Now()
+	f := dashboard.Fault{AtMS: l.at(), Branch: e.Child, Text: e.String()}
+	switch e.Kind {
+	case supervise.EventStarted:
 		f.Kind = "restarting"
-	case supervise.Ready:
-		f.Kind = "ready"
-		if e.Down > 0 {
-			p.recovery = e.Down
-			f.Text = fmt.Sprintf("back after %s", e.Down.Round(time.Millisecond))
-		}
-	case supervise.Suspect:
-		f.Kind = "hung"
-		f.Text = "does not answer"
-	case supervise.Failed:
-		p.exits[reason(e.Exit)]++
-		f.Kind = "failed"
-	case supervise.Backoff:
-		p.exits[reason(e.Exit)]++
+	case supervise.EventReady, supervise.EventHung, supervise.EventFailed, supervise.EventPaused, supervise.EventResumed, supervise.EventAdopted:
+		f.Kind = string(e.Kind)
+	case supervise.EventExited:
 		f.Kind = "exited"
-		if e.Exit == "signal killed" {
+		if e.Cause == supervise.Killed || e.Cause == supervise.Asked {
 			f.Kind = "killed"
 		}
-	case "paused":
-		f.Kind = "paused"
-		p.paused = true
 	default:
 	}
-	if p.paused && f.Kind != "" && f.Kind != "paused" { // whatever it does now, it runs or is gone
-		p.paused = false
-		l.events.note(e.Child, record.Resumed, "")
-		l.publish("fault", dashboard.Fault{AtMS: f.AtMS, Branch: e.Child, Kind: "resumed"})
-	}
-	l.mu.Unlock()
-	if f.Kind == "paused" {
+	switch e.Kind {
+	case supervise.EventPaused:
 		l.events.note(e.Child, record.Paused, "")
-	}
-	if f.Kind == "exited" || f.Kind == "killed" || f.Kind == "failed" {
+	case supervise.EventResumed:
+		l.events.note(e.Child, record.Resumed, "")
+	case supervise.EventExited:
 		l.events.note(e.Child, record.Crash, e.Exit)
+	default:
 	}
 	if f.Kind != "" && l.server != nil && (f.Kind != "restarting" || e.Restarts > 0) {
 		l.server.Publish("fault", f)
 	}
-}
-
-// reason is an exit in few enough words to be a label: without what the process said.
-func reason(exit string) string {
-	short, _, _ := strings.Cut(exit, ":")
-	return short
 }
 
 // bank takes an event of the controller.
@@ -202,17 +159,17 @@ func (l *live) State() dashboard.State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, b := range branches {
-		p, facts := processes[i], l.processes[b.Name]
+		p := processes[i]
 		d := dashboard.Branch{
 			Name: b.Name, State: string(p.State), PID: p.PID, Balance: b.Status.GetBalance(), Incarnation: b.Status.GetIncarnation(),
-			Restarts: p.Restarts, LastExit: p.LastExit, RecoverySeconds: facts.recovery.Seconds(), Exits: map[string]int{},
+			Restarts: p.Restarts, LastExit: p.LastExit, RecoverySeconds: p.Recovery.Seconds(), Exits: map[string]int{},
 			SyncMicrosLog2: b.Status.GetJournal().GetSyncUsLog2(), SyncMicrosSum: b.Status.GetJournal().GetSyncUsSum(),
 		}
-		for why, n := range facts.exits {
-			d.Exits[why] = n
+		for why, n := range p.Causes {
+			d.Exits[string(why)] = n
 		}
-		if !facts.since.IsZero() {
-			d.UptimeMS = time.Since(facts.since).Milliseconds()
+		if !p.Started.IsZero() {
+			d.UptimeMS = time.Since(p.Started).Milliseconds()
 		}
 		s.Branches[i] = d
 		s.NaiveSum += d.Balance
@@ -329,16 +286,7 @@ func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error)
 
 // manage asks the supervisor.
 func (l *live) manage(c dashboard.Command) (string, error) {
-	s, ok := any(l.supervisor).(interface {
-		Kill(name string) error
-		Pause(name string) error
-		Resume(name string) error
-		Restart(name string) error
-		Reset(name string) error
-	})
-	if !ok {
-		return "", fmt.Errorf("%s is not there yet", c.Verb)
-	}
+	s := l.supervisor
 	do := map[string]func(string) error{"kill": s.Kill, "pause": s.Pause, "resume": s.Resume, "restart": s.Restart, "reset": s.Reset}
 	if err := do[c.Verb](c.Branch); err != nil {
 		return "", err

@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +37,8 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
   ./launcher 4000 branches.txt --interval 0 --link-delay 0 --amount 1   as fast as it can
   ./launcher 4000 branches.txt --fresh              a new bank; the old one is moved aside
   ./launcher 4000 branches.txt --restore 10         a new bank that begins as snapshot 10
+  ./launcher 4000 branches.txt --chaos 2s           with kills, hangs and cut links all the time
+  ./launcher 4000 branches.txt --detach             Ctrl-C ends the launcher alone
   ./launcher 4000 branches.txt --tls auto           links and controller by mutual TLS, certificates in the data directory
   ./launcher certs branches.txt DIR                 certificates for --tls DIR, made or renewed
 
@@ -53,9 +58,18 @@ const (
 const exitFailedBranch = 5
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	context.AfterFunc(ctx, stop) // the second Ctrl-C ends the launcher at once, and its branches with it
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	ctx, stop := context.WithCancel(context.Background())
+	force := make(chan struct{})
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		stop() // in order
+		<-signals
+		signal.Stop(signals) // a third one ends the launcher itself
+		close(force)
+	}()
+	err := run(ctx, force, os.Args[1:], os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "launcher:", err)
 	}
@@ -90,14 +104,24 @@ type options struct {
 	restore   uint64
 	record    string // "", recordEvents or recordShiViz
 	tlsDir    string // empty: plaintext
+	detach    bool
+	down      atomic.Bool // "./launcher down" was asked for
+	chaos     time.Duration
+	remote    map[string]bool // branches that are not this machine's
+	force     <-chan struct{} // closed by the second Ctrl-C
 	out       *controller.Output
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 3 && args[0] == "certs" {
 		return makeCertificates(args[1], args[2], stdout)
 	}
-	var o options
+	if len(args) > 0 {
+		if _, ok := commands()[args[0]]; ok {
+			return runCommand(ctx, args, stdout, stderr)
+		}
+	}
+	o := options{force: force}
 	if done, err := o.parse(args, stdout, stderr); done || err != nil {
 		return err
 	}
@@ -112,7 +136,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := o.certify(out); err != nil {
 		return err
 	}
-	if err := o.checkPorts(ctx); err != nil {
+	if err := o.checkPorts(); err != nil {
 		return err
 	}
 	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; first snapshot after 1s, then every %s",
@@ -122,36 +146,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // runBank runs the branches and, as long as those run, the controller.
 func (o *options) runBank(ctx context.Context, out *controller.Output) error {
-	sockets, err := os.MkdirTemp("", "cutbank-")
-	if err != nil {
-		return fmt.Errorf("directory for sockets: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(sockets) }()
 	restarts, bank := newScore(), newLive(o)
 	children, err := o.children()
 	if err != nil {
 		return err
 	}
-	s, err := supervise.New(supervise.Config{
-		Children: children, Sockets: sockets, Logger: o.NewLogger("launcher", out),
-		OnEvent: func(e supervise.Event) {
-			if text := restarts.event(e); text != "" {
-				out.Say("%s", text)
-			}
-			bank.process(e)
-		},
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, closeControl, err := o.supervisor(children, cancel, func(e supervise.Event) {
+		if text := restarts.event(e, o.Verbose); text != "" {
+			out.Say("%s", text)
+		}
+		bank.process(e)
 	})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	o.Logger = o.NewLogger("controller", out)
+	defer closeControl()
+	o.Logger, o.StopTransfers = o.NewLogger("controller", out), !o.detach
+	ready := make(chan struct{})
 	o.OnEvent = func(e controller.Event) {
 		if out.Event(e); out.Err() != nil {
 			cancel() // nobody reads the results any more
 		}
 		bank.bank(e)
+		if _, ok := e.(controller.Ready); ok {
+			close(ready)
+		}
 	}
 	c, err := controller.New(o.Config)
 	if err != nil {
@@ -165,7 +186,7 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	}
 	followed := make(chan error, 1)
 	go func() { followed <- bank.events.run(serving) }()
-	served, err := bank.serve(serving, rand.Text())
+	served, err := bank.serve(serving, crand.Text())
 	if err != nil {
 		return err
 	}
@@ -174,20 +195,92 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	defer stopBranches()
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Run(branches) }()
+	forced := context.AfterFunc(o.forced(branches), s.KillAll)
+	struck := o.strike(ctx, ready, s, c)
 	err = c.Run(ctx)
+	struck()
 	failed := failedBranches(s)
+	if o.detach && !o.down.Load() {
+		s.Leave()
+		out.Say("the branches run on: the same command adopts them again, ./launcher down stops them")
+	}
 	stopBranches()
 	err = errors.Join(err, <-stopped, out.Err(), failed)
+	if !forced() {
+		err = errors.Join(err, errors.New("stopped by force: the branches were killed, and go on from their journals"))
+	}
 	stopServing()
 	err = errors.Join(err, served(), <-followed)
 	out.Say("%s", restarts)
 	return err
 }
 
+// forced ends when the second Ctrl-C came.
+func (o *options) forced(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		<-o.force
+		cancel()
+	}()
+	return ctx
+}
+
+// supervisor makes the supervisor of the branches, and answers the subcommands.
+func (o *options) supervisor(children []supervise.Child, cancel func(), onEvent func(supervise.Event)) (*supervise.Supervisor, func(), error) {
+	sockets, err := lifecycle.SocketDir(o.DataDir, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := supervise.New(supervise.Config{
+		Children: children, Sockets: sockets, StateFile: filepath.Join(o.DataDir, "launcher.json"),
+		Logger: o.NewLogger("launcher", o.out), OnEvent: onEvent,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	down := func() {
+		o.down.Store(true)
+		cancel()
+	}
+	c, err := serveControl(sockets, o.answer(s, down))
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, c.close, nil
+}
+
+// strike lets chaos loose once the bank is ready. The returned function waits for its end and keeps score.
+func (o *options) strike(ctx context.Context, ready <-chan struct{}, s *supervise.Supervisor, c *controller.Controller) func() {
+	if o.chaos == 0 {
+		return func() {}
+	}
+	seed := o.Seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	o.out.Say("chaos: a blow every %s on average, choices of seed %d", o.chaos, seed)
+	ch := newChaos(o.chaos, seed)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ready:
+			ch.run(ctx, s, c.Cut, o.out.Say)
+		case <-ctx.Done():
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		o.out.Say("%s", ch)
+	}
+}
+
 func failedBranches(s *supervise.Supervisor) error {
 	var names []string
 	for _, st := range s.Status() {
-		if st.State == supervise.Failed {
+		if st.Failed {
 			names = append(names, fmt.Sprintf("%s (%s)", st.Name, st.LastExit))
 		}
 	}
@@ -210,8 +303,10 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
 	fs.Lookup("record").NoOptDefVal = recordEvents
 	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
+	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
+	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages())
+		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages(), "\n", commandHelp)
 		return true, err
 	} else if err != nil {
 		return false, &controller.UsageError{Err: err}

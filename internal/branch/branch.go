@@ -84,6 +84,7 @@ type Health interface {
 	Beat()             // the loop is alive; at least every BeatInterval
 	Syncing(busy bool) // a commit began or ended
 	SetReady(ready bool)
+	Waits(what string) // while it is not ready
 }
 
 // BeatInterval is how often the loop beats at least.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"cutbank/internal/engine"
@@ -76,6 +77,7 @@ func (b *Branch) loop(ctx context.Context) error {
 				pay.Reset(b.payer.wait())
 			}
 		case <-beat.C:
+			b.tellWaits()
 		}
 		b.healthy()
 		if b.payer.interval == 0 && b.engine.Paying() && !b.payer.stopped {
@@ -135,6 +137,29 @@ func (b *Branch) healthy() {
 		b.cfg.Health.Beat()
 		b.cfg.Health.SetReady(b.engine.Ready())
 	}
+}
+
+// tellWaits says what a branch that is not ready waits for.
+func (b *Branch) tellWaits() {
+	if b.cfg.Health == nil || b.engine.Ready() {
+		return
+	}
+	if !b.engine.Ledger.Opened() {
+		b.cfg.Health.Waits("a controller to open it")
+		return
+	}
+	const shown = 3
+	var down []string
+	for _, l := range b.engine.Status().GetLinks() {
+		switch {
+		case l.GetUp() || len(down) > shown:
+		case len(down) == shown:
+			down = append(down, "and others")
+		default:
+			down = append(down, l.GetPeer())
+		}
+	}
+	b.cfg.Health.Waits("links to " + strings.Join(down, ", "))
 }
 
 func (b *Branch) report(peer int, err error) {

@@ -35,7 +35,9 @@ type Config struct {
 	Duration         time.Duration // Run ends so long after all are ready; default 0: no end
 	Seed             uint64        // of the choice of initiators; default 0: another one each time
 
-	Restore    *Plan  // opens a bank from this plan when the directory holds none; default: an even split
+	Restore       *Plan // opens a bank from this plan when the directory holds none; default: an even split
+	StopTransfers bool  // at the end of Run; default: the branches go on
+
 	BrokenRule string // of a bank that is opened with --break; default: none
 	Remedy     string // what a user can do about branches that hold another bank; default: StandaloneRemedy
 

@@ -196,7 +196,7 @@ func (c *Controller) loop(ctx context.Context) error {
 			done = nil
 			c.drain()
 		}
-		if c.draining && (len(c.pending) == 0 || time.Now().After(c.drainEnd)) {
+		if c.draining && c.drained() {
 			return c.err
 		}
 		if wait := c.schedule(time.Now()); wait > 0 {
@@ -206,11 +206,28 @@ func (c *Controller) loop(ctx context.Context) error {
 	return c.err
 }
 
-// drain starts no more snapshots and gives those in progress a moment.
+// drain starts no more snapshots and gives those in progress a moment, and with StopTransfers the
+// branches to hear of it.
 func (c *Controller) drain() {
-	if !c.draining {
-		c.draining, c.drainEnd = true, time.Now().Add(drainTimeout)
+	if c.draining {
+		return
 	}
+	now := time.Now()
+	c.draining, c.drainEnd = true, now.Add(drainTimeout)
+	if stop := true; c.cfg.StopTransfers && c.phase == running {
+		for _, p := range c.peers {
+			if p.proved {
+				p.polled = now
+				p.session.send(getStatus(Settings{Stopped: &stop}.proto()))
+			}
+		}
+	}
+}
+
+// drained tells that nothing is waited for any more.
+func (c *Controller) drained() bool {
+	asked := func(p *peer) bool { return c.cfg.StopTransfers && p.proved && !p.polled.IsZero() }
+	return len(c.pending) == 0 && !slices.ContainsFunc(c.peers, asked) || time.Now().After(c.drainEnd)
 }
 
 func (c *Controller) onTick(now time.Time) {

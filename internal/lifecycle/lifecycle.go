@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 )
 
 // Names of the services of the health check.
@@ -54,21 +57,28 @@ func Supervised() bool { return os.Getenv(cookieKey) == cookieValue }
 type Health struct {
 	beat    atomic.Int64 // since epoch, nanoseconds of the monotonic clock
 	syncing atomic.Int64 // since when a commit is under way; 0: none
+	started atomic.Bool  // the loop has beaten
 	ready   atomic.Bool
+	waits   atomic.Pointer[string] // what for, while it is not ready
 	epoch   time.Time
 }
 
 // NewHealth begins with a beat.
 func NewHealth() *Health {
 	h := &Health{epoch: time.Now()}
-	h.Beat()
+	h.beat.Store(h.now())
 	return h
 }
 
 func (h *Health) now() int64 { return int64(time.Since(h.epoch)) + 1 }
 
 // Beat says that the loop is alive. At least every StaleAfter.
-func (h *Health) Beat() { h.beat.Store(h.now()) }
+func (h *Health) Beat() {
+	h.beat.Store(h.now())
+	if !h.started.Load() {
+		h.started.Store(true)
+	}
+}
 
 // Syncing says that a commit to the disk has begun or ended: it may take SyncLimit.
 func (h *Health) Syncing(busy bool) {
@@ -81,6 +91,9 @@ func (h *Health) Syncing(busy bool) {
 
 // SetReady says whether the program can do all its work.
 func (h *Health) SetReady(ready bool) { h.ready.Store(ready) }
+
+// Waits says in a few words what a program that is not ready waits for; a launcher shows it.
+func (h *Health) Waits(what string) { h.waits.Store(&what) }
 
 // Alive is nil, or why the process counts as stuck.
 func (h *Health) Alive() error { return h.aliveAt(h.now()) }
@@ -103,9 +116,31 @@ func Serve(h *Health) {
 		Plugins:         map[string]plugin.Plugin{pluginName: &child{}},
 		Logger:          hclog.NewNullLogger(),
 		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options, grpc.UnaryInterceptor(h.intercept))...)
+			return grpc.NewServer(append(options, grpc.UnaryInterceptor(h.interceptLauncher))...)
 		},
 	})
+}
+
+// Metadata of the answer to a launcher, which tell it all at once.
+const (
+	metaAlive = "cutbank-alive"
+	metaWaits = "cutbank-waits"
+)
+
+// interceptLauncher says besides what is waited for. A program whose loop has not run yet is starting,
+// however long its recovery takes: not alive, not stuck.
+func (h *Health) interceptLauncher(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if _, ok := req.(*healthpb.HealthCheckRequest); ok {
+		waits, alive := "", h.Alive() == nil && h.started.Load()
+		if w := h.waits.Load(); w != nil && !h.ready.Load() {
+			waits = *w
+		}
+		_ = grpc.SetHeader(ctx, metadata.Pairs(metaAlive, strconv.FormatBool(alive), metaWaits, waits))
+		if !alive {
+			return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, nil
+		}
+	}
+	return h.intercept(ctx, req, info, next)
 }
 
 // intercept answers the health check itself: the one that go-plugin brings is always SERVING.
@@ -128,18 +163,15 @@ type child struct{ plugin.NetRPCUnsupportedPlugin }
 func (*child) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
 
 // GRPCClient gives the launcher the connection, and the context that ends with the process.
-func (*child) GRPCClient(ctx context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
-	return &Remote{Exited: ctx.Done(), health: healthpb.NewHealthClient(conn)}, nil
+func (*child) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return &Remote{health: healthpb.NewHealthClient(conn)}, nil
 }
 
 // Plugins is the launcher's side of Serve.
 func Plugins() map[string]plugin.Plugin { return map[string]plugin.Plugin{pluginName: &child{}} }
 
 // Remote is a running child, as its launcher sees it.
-type Remote struct {
-	Exited <-chan struct{} // closed when the process has ended
-	health healthpb.HealthClient
-}
+type Remote struct{ health healthpb.HealthClient }
 
 // Connect does the handshake with the process of a client.
 func Connect(client *plugin.Client) (*Remote, error) {
@@ -158,29 +190,27 @@ func Connect(client *plugin.Client) (*Remote, error) {
 	return remote, nil
 }
 
-// Check asks for a service within a time limit: true is SERVING.
-func (r *Remote) Check(ctx context.Context, service string, limit time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	answer, err := r.health.Check(ctx, &healthpb.HealthCheckRequest{Service: service})
-	return err == nil && answer.GetStatus() == healthpb.HealthCheckResponse_SERVING
+// Answer of a program to a health check.
+type Answer struct {
+	Alive, Ready bool
+	Waits        string // what for, when it is not ready; bounded
 }
 
-// Orphaned is closed when the launcher of this process has ended: its children end with it.
-func Orphaned(ctx context.Context) <-chan struct{} {
-	gone := make(chan struct{})
-	parent := os.Getppid()
-	go func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for os.Getppid() == parent {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-		}
-		close(gone)
-	}()
-	return gone
+const maxWaits = 512
+
+// Check asks within a time limit. No answer is the zero Answer.
+func (r *Remote) Check(ctx context.Context, limit time.Duration) Answer {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var header metadata.MD
+	answer, err := r.health.Check(ctx, &healthpb.HealthCheckRequest{Service: ServiceReady}, grpc.Header(&header))
+	if err != nil {
+		return Answer{}
+	}
+	first := func(key string) string { return strings.Join(header.Get(key), "") }
+	waits := first(metaWaits)
+	return Answer{
+		Alive: first(metaAlive) == "true", Ready: answer.GetStatus() == healthpb.HealthCheckResponse_SERVING,
+		Waits: waits[:min(len(waits), maxWaits)],
+	}
 }

@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,10 +10,55 @@ import (
 	"strings"
 
 	"github.com/gofrs/flock"
+	"github.com/hashicorp/go-plugin"
 )
 
 // ExitLocked is the exit code of a program that finds its directory in use (EX_TEMPFAIL).
 const ExitLocked = 75
+
+// LockFile is the name of the lock in a branch's directory.
+const LockFile = "lock"
+
+// Holder is the process that has locked a directory, as its lock file tells:
+//
+//	812 10234567 /path/of/its/sockets
+//	["its","arguments"]
+//
+// The start time (of the system's own unit) tells a process from a later one with the same pid. A process
+// that was not started by a launcher has no sockets.
+type Holder struct {
+	PID     int
+	Start   uint64
+	Sockets string // directory of its health socket; empty: it stands alone
+	Args    []string
+}
+
+// ReadHolder tells who holds a directory: nil when its lock file names no process that lives.
+func ReadHolder(dir, name string) *Holder {
+	content, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // the lock of our own directory
+	first, args, _ := strings.Cut(string(content), "\n")
+	fields := strings.SplitN(first, " ", 3)
+	if err != nil || len(fields) < 2 {
+		return nil
+	}
+	h := &Holder{}
+	var startErr error
+	h.PID, err = strconv.Atoi(fields[0])
+	h.Start, startErr = strconv.ParseUint(fields[1], 10, 64)
+	if len(fields) == 3 {
+		h.Sockets = fields[2]
+	}
+	_ = json.Unmarshal([]byte(args), &h.Args) // else they are not known
+	if err != nil || startErr != nil || !h.lives() {
+		return nil
+	}
+	return h
+}
+
+func (h *Holder) lives() bool {
+	start, alive := startTime(h.PID)
+	return alive && start == h.Start
+}
 
 // HeldError is a directory that another process has locked.
 type HeldError struct {
@@ -27,8 +74,8 @@ func (e *HeldError) Error() string {
 }
 
 // Lock takes a directory for this process alone, until the process ends or the lock is released. It
-// makes the directory when it is not there. The file (name in dir) holds the pid. Errors: *HeldError,
-// a symbolic link in place of either, or the file system's.
+// makes the directory when it is not there. The file (name in dir) tells who holds it (Holder). Errors:
+// *HeldError, a symbolic link in place of either, or the file system's.
 func Lock(dir, name string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -45,12 +92,23 @@ func Lock(dir, name string) (release func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if !ok {
-		content, _ := os.ReadFile(path) //nolint:gosec // the lock of our own directory
-		pid, _ := strconv.Atoi(strings.TrimSpace(string(content)))
-		return nil, &HeldError{Dir: dir, PID: pid}
+		held := &HeldError{Dir: dir}
+		if h := ReadHolder(dir, name); h != nil {
+			held.PID = h.PID
+		}
+		return nil, held
 	}
-	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+	start, alive := startTime(os.Getpid())
+	if !alive {
+		return nil, errors.Join(errors.New("the system does not tell when this process was started"), lock.Close())
+	}
+	line := fmt.Sprintf("%d %d", os.Getpid(), start)
+	if sockets := os.Getenv(plugin.EnvUnixSocketDir); Supervised() && sockets != "" {
+		line += " " + sockets
+	}
+	args, _ := json.Marshal(os.Args[1:]) // strings always can be
+	if err := os.WriteFile(path, append([]byte(line+"\n"), args...), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
 	}
 	return func() { _ = lock.Close() }, nil
 }

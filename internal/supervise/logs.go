@@ -3,6 +3,7 @@ package supervise
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -25,8 +26,8 @@ type tail struct {
 	wg   sync.WaitGroup
 }
 
-// tailLog follows a file from its present end.
-func tailLog(path string, logger hclog.Logger) *tail {
+// tailLog follows a file from its present end. Failed is called with each error that it tells.
+func tailLog(path string, logger hclog.Logger, failed func(text string)) *tail {
 	t := &tail{done: make(chan struct{})}
 	var from int64
 	if info, err := os.Stat(path); err == nil {
@@ -36,9 +37,9 @@ func tailLog(path string, logger hclog.Logger) *tail {
 		for {
 			select {
 			case <-time.After(tailEvery):
-				from = readLog(path, from, logger)
+				from = readLog(path, from, logger, failed)
 			case <-t.done:
-				readLog(path, from, logger)
+				readLog(path, from, logger, failed)
 				return
 			}
 		}
@@ -53,7 +54,7 @@ func (t *tail) stop() {
 }
 
 // readLog gives out the whole lines after an offset and returns the new offset.
-func readLog(path string, from int64, logger hclog.Logger) int64 {
+func readLog(path string, from int64, logger hclog.Logger, failed func(string)) int64 {
 	f, err := os.Open(path) //nolint:gosec // a child's log
 	if err != nil {
 		return from
@@ -73,14 +74,14 @@ func readLog(path string, from int64, logger hclog.Logger) int64 {
 			return from
 		}
 		for line := range bytes.Lines(buf[:end]) {
-			giveOut(bytes.TrimSpace(line), logger)
+			giveOut(bytes.TrimSpace(line), logger, failed)
 		}
 		from += int64(end)
 	}
 }
 
 // giveOut logs a line of hclog's JSON form at its own level; anything else as it is.
-func giveOut(line []byte, logger hclog.Logger) {
+func giveOut(line []byte, logger hclog.Logger, failed func(string)) {
 	var fields map[string]any
 	if len(line) == 0 {
 		return
@@ -96,6 +97,9 @@ func giveOut(line []byte, logger hclog.Logger) {
 		if key != "" && key[0] != '@' {
 			pairs = append(pairs, key, fields[key])
 		}
+	}
+	if hclog.LevelFromString(level) == hclog.Error {
+		failed(fmt.Sprintf("%s: %v", message, fields["err"]))
 	}
 	logger.Log(hclog.LevelFromString(level), message, pairs...)
 }

@@ -32,7 +32,6 @@ func TestMain(m *testing.M) {
 func child(mode string, args []string) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
-	gone := lifecycle.Orphaned(context.Background())
 	switch mode {
 	case "exits":
 		fmt.Fprintln(os.Stderr, "first words")
@@ -40,8 +39,12 @@ func child(mode string, args []string) int {
 		return 3
 	case "mute": // never gets through the handshake, and does not end when asked to
 		_ = os.WriteFile(args[0], nil, 0o600)
-		<-gone
-		return 1
+		select {}
+	case "locks":
+		if _, err := lifecycle.Lock(args[0], lifecycle.LockFile); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return lifecycle.ExitLocked
+		}
 	case "logs":
 		if f, err := os.OpenFile(args[0], os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
 			logger := hclog.New(&hclog.LoggerOptions{JSONFormat: true, Output: f, Level: hclog.Debug})
@@ -59,13 +62,10 @@ func child(mode string, args []string) int {
 		select {
 		case <-beat:
 			health.Beat()
-		case <-gone:
-			return 1
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGUSR1:
-				<-gone
-				return 1
+				select {}
 			case s == syscall.SIGUSR2:
 				ready = !ready
 				health.SetReady(ready)
@@ -147,18 +147,18 @@ func self(t *testing.T, name string, args ...string) Child {
 	return Child{Name: name, Path: path, Args: args, Log: log}
 }
 
-// until waits for a state of a child.
-func (b *bench) until(name string, state State) Event {
+// until waits for an event of a child.
+func (b *bench) until(name string, kind Kind) Event {
 	b.t.Helper()
 	deadline := time.After(time.Minute)
 	for {
 		select {
 		case e := <-b.events:
-			if e.Child == name && e.State == state {
+			if e.Child == name && e.Kind == kind {
 				return e
 			}
 		case <-deadline:
-			b.t.Fatalf("%s is never %s: %+v", name, state, b.Status())
+			b.t.Fatalf("%s is never %s: %+v", name, kind, b.Status())
 		}
 	}
 }
@@ -175,27 +175,28 @@ func TestReplaced(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		signal syscall.Signal
-		before State // of the child when it is replaced
+		cause  Cause
 	}{
-		{"killed", syscall.SIGKILL, Ready},
-		{"stopped", syscall.SIGSTOP, Suspect},
-		{"loop hangs", syscall.SIGUSR1, Suspect},
+		{"killed", syscall.SIGKILL, Killed},
+		{"stopped", syscall.SIGSTOP, Hung},
+		{"loop hangs", syscall.SIGUSR1, Hung},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, Config{}, self(t, "a", "good"))
-			first := b.until("a", Ready)
+			first := b.until("a", EventReady)
 			if first.PID == 0 || first.Restarts != 0 || first.Down != 0 {
 				t.Errorf("at the first start: %+v", first)
 			}
 			b.signal(first.PID, test.signal)
-			if test.before == Suspect {
-				b.until("a", Suspect)
+			if test.cause == Hung {
+				b.until("a", EventSuspect)
+				b.until("a", EventHung)
 			}
-			if e := b.until("a", Backoff); e.PID != first.PID || e.Exit != "signal killed" {
+			if e := b.until("a", EventExited); e.PID != first.PID || e.Exit != "signal killed" || e.Cause != test.cause {
 				t.Errorf("after the exit: %+v", e)
 			}
-			second := b.until("a", Ready)
+			second := b.until("a", EventReady)
 			if second.PID == first.PID || second.Restarts != 1 || second.Down <= 0 {
 				t.Errorf("after the restart: %+v", second)
 			}
@@ -211,10 +212,10 @@ func TestKilledOften(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{}, self(t, "a", "good"))
 	var downs []time.Duration
-	e := b.until("a", Ready)
+	e := b.until("a", EventReady)
 	for k := range 2 * earlyBudget {
 		b.signal(e.PID, syscall.SIGKILL)
-		if e = b.until("a", Ready); e.Restarts != k+1 {
+		if e = b.until("a", EventReady); e.Restarts != k+1 {
 			t.Errorf("restarts %d, not %d", e.Restarts, k+1)
 		}
 		downs = append(downs, e.Down)
@@ -228,8 +229,8 @@ func TestKilledOften(t *testing.T) {
 func TestFailed(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{}, self(t, "bad", "exits"), self(t, "good", "good"))
-	good := b.until("good", Ready)
-	e := b.until("bad", Failed)
+	good := b.until("good", EventReady)
+	e := b.until("bad", EventFailed)
 	if want := "exit code 3: no such port"; e.Exit != want || b.Status()[0].LastExit != want || e.Restarts != earlyBudget-1 {
 		t.Errorf("%+v, status %+v", e, b.Status()[0])
 	}
@@ -242,7 +243,7 @@ func TestStop(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{}, self(t, "a", "good"), self(t, "b", "good"))
 	for ready := map[string]bool{}; len(ready) < 2; {
-		if e := <-b.events; e.State == Ready {
+		if e := <-b.events; e.Kind == EventReady {
 			ready[e.Child] = true
 		}
 	}
@@ -263,7 +264,7 @@ func TestStopByForce(t *testing.T) {
 	t.Run("ready", func(t *testing.T) {
 		t.Parallel()
 		b := start(t, Config{Stop: 50 * time.Millisecond}, self(t, "a", "deaf"))
-		b.until("a", Ready)
+		b.until("a", EventReady)
 		b.stop()
 		if s := b.Status()[0]; s.State != Stopped || s.LastExit != "signal killed" {
 			t.Errorf("%+v", s)
@@ -290,11 +291,11 @@ func TestStopByForce(t *testing.T) {
 func TestReadiness(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{}, self(t, "a", "good"))
-	e := b.until("a", Ready)
+	e := b.until("a", EventReady)
 	b.signal(e.PID, syscall.SIGUSR2)
-	b.until("a", Running)
+	b.until("a", EventUnready)
 	b.signal(e.PID, syscall.SIGUSR2)
-	if again := b.until("a", Ready); again.PID != e.PID || again.Restarts != 0 || again.Down != 0 {
+	if again := b.until("a", EventReady); again.PID != e.PID || again.Restarts != 0 || again.Down != 0 {
 		t.Errorf("%+v", again)
 	}
 }
@@ -309,7 +310,7 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := start(t, Config{Logger: logger}, c)
-	b.until("a", Ready)
+	b.until("a", EventReady)
 	b.stop()
 	want := "[DEBUG] launcher.a: recovered: commits=3\n[WARN]  launcher.a: disk is slow: ms=70\n[INFO]  launcher.a: not JSON\n"
 	if out.String() != want {

@@ -41,8 +41,9 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 	done
 
 .PHONY: soak
-soak: ## KILLS (20,000) kills of real branches at full load, and two branches at every named point; hours
+soak: ## KILLS (20,000) kills of real branches at full load, two branches at every named point, 10,000 hostile connections; hours
 	CGO_ENABLED=0 CUTBANK_TEST_KILLS=$(KILLS) go test -count=1 -timeout 0 -v -run '^TestKill' ./cmd/branch
+	CGO_ENABLED=0 CUTBANK_TEST_HOSTILE=10000 go test -count=1 -timeout 0 -v -run '^TestHostile' ./internal/branch
 
 .PHONY: model model-fast
 model: ## the protocol and its mutants under the model checker spin (needs spin, a C compiler, 4 GB)

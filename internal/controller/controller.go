@@ -112,6 +112,9 @@ func (c *Controller) load() error {
 	if err := os.MkdirAll(c.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
+	if info, err := os.Lstat(c.cfg.DataDir); err != nil || !info.IsDir() || info.Mode()&0o002 != 0 {
+		return &UsageError{fmt.Errorf("%s: a data directory is no link, and not everybody's to write (chmod o-w)", c.cfg.DataDir)}
+	}
 	var err error
 	if c.bank, err = ReadPlan(c.cfg.DataDir); err != nil {
 		return err

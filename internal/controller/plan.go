@@ -171,10 +171,17 @@ func unhex(text string) []byte {
 // ReadPlan reads the plan of a data directory; nil when it holds none.
 func ReadPlan(dir string) (*Plan, error) {
 	path := filepath.Join(dir, PlanFile)
-	content, err := os.ReadFile(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the plan of the bank: %w", err)
+	}
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the plan of the bank: %w", err)
 	}

@@ -75,10 +75,14 @@ func (e *HeldError) Error() string {
 
 // Lock takes a directory for this process alone, until the process ends or the lock is released. It
 // makes the directory when it is not there. The file (name in dir) tells who holds it (Holder). Errors:
-// *HeldError, a symbolic link in place of either, or the file system's.
+// *HeldError, a symbolic link in place of either, a directory that everybody can
+// write, or the file system's.
 func Lock(dir, name string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if info, err := os.Stat(dir); err == nil && info.Mode()&0o002 != 0 {
+		return nil, fmt.Errorf("%s is everybody's to write: chmod o-w, or name another data directory", dir)
 	}
 	path := filepath.Join(dir, name)
 	for _, p := range []string{dir, path} {

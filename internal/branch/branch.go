@@ -177,7 +177,7 @@ func New(cfg Config) (*Branch, error) {
 	}
 	b := &Branch{
 		cfg: cfg, engine: engine.New[*link.Conn](),
-		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount, nextID: cfg.NextID}, //nolint:gosec // not a secret
+		payer:      payer{random: rand.New(rand.NewPCG(cfg.Seed, 0)), interval: cfg.Interval, amount: cfg.Amount, nextID: cfg.NextID, pace: pace{window: firstWindow}}, //nolint:gosec // not a secret
 		deliveries: make(chan link.Delivery, 64), requests: make(chan request, 64),
 		strangers: newBudget(MaxStrangers, MaxStrangersPerAddress), clients: newBudget(MaxClients, 0), bulky: newBudget(MaxLarge, 0),
 		refusals: refusals{logger: cfg.Logger},
@@ -281,5 +281,6 @@ func (b *Branch) status() *bankpb.BranchMessage {
 		Commits: b.stats.Commits, Bytes: b.stats.Bytes, RecoveryUs: uint64(b.recovery.Microseconds()), //nolint:gosec // a time
 		SyncUsLog2: slices.Clone(b.stats.SyncMicrosLog2[:]), SyncUsSum: b.stats.SyncMicrosSum,
 	}
+	s.TransferUs, s.Window = slices.Clone(b.payer.pace.histogram[:]), uint32(b.payer.pace.window) //nolint:gosec // small
 	return engine.StatusMessage(s)
 }

@@ -46,6 +46,9 @@ func (b *Branch) loop(ctx context.Context) error {
 			if c.err != nil {
 				return c.err
 			}
+			if n := c.stats.Syncs - b.stats.Syncs; n > 0 {
+				b.payer.pace.synced(time.Duration(c.stats.SyncMicrosSum-b.stats.SyncMicrosSum) * time.Microsecond) //nolint:gosec // a time
+			}
 			b.stats, b.since = c.stats, c.since
 			b.letOut()
 		case d := <-deliveries:
@@ -70,12 +73,7 @@ func (b *Branch) loop(ctx context.Context) error {
 			b.answer(q, pay)
 			q.from.taken <- struct{}{}
 		case <-pay.C:
-			if b.engine.Paying() && !b.payer.stopped && b.payer.interval > 0 && len(b.engine.Filling.Persist) < maxBatch {
-				b.payer.pay(b.engine.Ledger, &b.engine.Filling.Output)
-			}
-			if b.payer.interval > 0 {
-				pay.Reset(b.payer.wait())
-			}
+			b.turn(pay)
 		case <-beat.C:
 			b.tellWaits()
 		}
@@ -83,6 +81,33 @@ func (b *Branch) loop(ctx context.Context) error {
 		if b.payer.interval == 0 && b.engine.Paying() && !b.payer.stopped {
 			b.payer.burst(b.engine.Ledger, &b.engine.Filling.Output)
 		}
+		b.time()
+	}
+}
+
+// turn makes the transfers that are due, and sets the timer for the next.
+func (b *Branch) turn(pay *time.Timer) {
+	if b.payer.interval == 0 {
+		return // burst
+	}
+	wait := b.payer.wait()
+	if b.engine.Paying() && !b.payer.stopped {
+		wait = b.payer.payDue(b.engine.Ledger, &b.engine.Filling.Output, time.Now())
+	}
+	pay.Reset(wait)
+}
+
+// time takes the times of transfers, a sample of them.
+func (b *Branch) time() {
+	p := &b.payer
+	if !p.decided && len(p.pace.under) == 0 {
+		return
+	}
+	now := time.Now()
+	p.pace.acknowledged(b.engine.Ledger, now)
+	if p.decided {
+		p.decided = false
+		p.pace.decided(p.latest, b.engine.Ledger.Sent(p.latest), now)
 	}
 }
 
@@ -310,7 +335,8 @@ func (b *Branch) set(c *Client, s *bankpb.Settings, pay *time.Timer, err error) 
 	b.payer.amount = amount
 	if s != nil && s.IntervalUs != nil {
 		b.payer.interval = time.Duration(s.GetIntervalUs()) * time.Microsecond //nolint:gosec // at most an hour
-		pay.Reset(b.payer.wait())
+		b.payer.due = time.Now().Add(b.payer.wait())
+		pay.Reset(time.Until(b.payer.due))
 	}
 	if s != nil && s.Stopped != nil {
 		b.payer.stopped = s.GetStopped()

@@ -1,14 +1,12 @@
 package branch
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
 
-	"cutbank/internal/engine"
 	"cutbank/internal/ledger"
 )
 
@@ -61,19 +59,35 @@ type payer struct {
 	amount   Amount
 	stopped  bool
 	nextID   func() uint64 // nil: transfers have no names
+
+	due     time.Time // of the next transfer, when there is an interval
+	pace    pace
+	latest  int  // whom the last transfer paid
+	decided bool // it was made since the loop has looked
 }
 
 // wait is the random time before the next transfer.
 func (p *payer) wait() time.Duration { return time.Duration(p.random.Int64N(int64(p.interval) + 1)) }
 
+// maxArrears bounds the transfers that are made up for after the process was held up.
+const maxArrears = 10 * time.Millisecond
+
+// payDue makes the transfers that have come due, and returns the time to the next. A turn when the
+// branch is short of money, or the window full, is skipped.
+func (p *payer) payDue(l *ledger.Ledger, out *ledger.Output, now time.Time) time.Duration {
+	if now.Sub(p.due) > maxArrears {
+		p.due = now
+	}
+	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
+	for !p.due.After(now) && len(out.Persist) < maxBatch {
+		p.transfer(l, out, low+p.random.Uint64N(high-low+1))
+		p.due = p.due.Add(p.wait())
+	}
+	return p.due.Sub(now)
+}
+
 // burstBytes is how much of a batch payments may fill at interval 0.
 const burstBytes = 32 << 10
-
-// pay makes one transfer, or skips its turn when the branch is short of money.
-func (p *payer) pay(l *ledger.Ledger, out *ledger.Output) {
-	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
-	p.transfer(l, out, low+p.random.Uint64N(high-low+1))
-}
 
 // burst makes transfers until windows are full, money is short, or the batch has enough.
 func (p *payer) burst(l *ledger.Ledger, out *ledger.Output) {
@@ -100,15 +114,24 @@ func (p *payer) transfer(l *ledger.Ledger, out *ledger.Output, money uint64) boo
 		id = p.nextID()
 	}
 	n, self := len(l.Plan().Names), l.Self()
-	first := p.random.IntN(n - 1)
-	for k := range n - 1 {
-		to := (self + 1 + (first+k)%(n-1)) % n
-		err := l.Transfer(out, to, money, id, engine.Window)
-		if err == nil {
-			return true
+	to := p.random.IntN(n - 1)
+	if to >= self {
+		to++
+	}
+	for range n {
+		if to != self {
+			switch err := l.Transfer(out, to, money, id, p.pace.window); err {
+			case nil:
+				p.latest, p.decided = to, true
+				return true
+			case ledger.ErrWindow: //nolint:errorlint // Transfer's own, never wrapped
+				p.pace.full = true
+			default:
+				return false
+			}
 		}
-		if !errors.Is(err, ledger.ErrWindow) {
-			return false
+		if to++; to == n {
+			to = 0
 		}
 	}
 	return false

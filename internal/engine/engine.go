@@ -20,8 +20,9 @@ import (
 	"cutbank/proto/bankpb"
 )
 
-// Window bounds the unacknowledged items of a channel; markers have room beyond it.
-const Window = 4096
+// Window bounds the unacknowledged items of a channel; markers have room beyond it. A branch fits its
+// own to the time that transfers take, up to this one.
+const Window = 1 << 16
 
 // MaxWaiting bounds the retrieves that wait at a branch for a snapshot to complete.
 const MaxWaiting = 4096
@@ -30,7 +31,7 @@ const MaxWaiting = 4096
 type Port interface {
 	comparable
 	Send(frames []byte)
-	SendItems(frames []byte)
+	SendItems(ack, items []byte) // either may be empty
 	CloseAfter(frames []byte)
 	Close(reason error)
 }
@@ -187,18 +188,20 @@ func (e *Engine[P]) flush(i int) {
 	if !p.up {
 		return
 	}
+	e.frames = e.frames[:0]
 	if p.durable.received > p.acked {
 		p.acked = p.durable.received
-		p.conn.Send(wire.AppendAck(nil, p.acked))
+		e.frames = wire.AppendAck(e.frames, p.acked)
 	}
-	if !p.ready || p.next > p.durable.sent || e.barrier > 0 {
-		return
+	items := len(e.frames)
+	if p.ready && e.barrier == 0 {
+		for ; p.next <= p.durable.sent; p.next++ {
+			e.frames = wire.AppendItem(e.frames, e.Ledger.Item(i, p.next))
+		}
 	}
-	e.frames = e.frames[:0]
-	for ; p.next <= p.durable.sent; p.next++ {
-		e.frames = wire.AppendItem(e.frames, e.Ledger.Item(i, p.next))
+	if len(e.frames) > 0 {
+		p.conn.SendItems(e.frames[:items], e.frames[items:])
 	}
-	p.conn.SendItems(e.frames)
 }
 
 // connected takes a new proved connection in place of the one before it. What the old one still

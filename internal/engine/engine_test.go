@@ -15,7 +15,7 @@ import (
 
 // world is engines whose frames are carried by hand, in one thread.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	names []string
 	nodes []*engine.Engine[*port]
 	ports map[[2]int]*port // from, to
@@ -28,14 +28,14 @@ type port struct {
 	closed error
 }
 
-func (p *port) Send(frames []byte)      { p.frames.Write(frames) }
-func (p *port) SendItems(frames []byte) { p.frames.Write(frames) }
-func (p *port) CloseAfter([]byte)       { p.closed = errors.New("refused") }
-func (p *port) Close(reason error)      { p.closed = reason }
+func (p *port) Send(frames []byte)          { p.frames.Write(frames) }
+func (p *port) SendItems(ack, items []byte) { p.frames.Write(ack); p.frames.Write(items) }
+func (p *port) CloseAfter([]byte)           { p.closed = errors.New("refused") }
+func (p *port) Close(reason error)          { p.closed = reason }
 
-func newWorld(t *testing.T, names ...string) *world {
-	t.Helper()
-	w := &world{t: t, names: names, ports: map[[2]int]*port{}}
+func newWorld(tb testing.TB, names ...string) *world {
+	tb.Helper()
+	w := &world{t: tb, names: names, ports: map[[2]int]*port{}}
 	for range names {
 		w.nodes = append(w.nodes, engine.New[*port]())
 	}
@@ -98,14 +98,14 @@ func (w *world) settle() {
 }
 
 // delivery is what link.Conn makes of a frame.
-func delivery(t *testing.T, frame []byte) (d link.Delivery) {
-	t.Helper()
+func delivery(tb testing.TB, frame []byte) (d link.Delivery) {
+	tb.Helper()
 	if item, ok := wire.ParseItem(frame); ok {
 		return link.Delivery{Items: []ledger.Item{item}}
 	}
 	m, err := wire.Parse(frame)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	switch m := m.GetBranchMessage().(type) {
 	case *bankpb.BranchMessage_Position:
@@ -120,7 +120,7 @@ func delivery(t *testing.T, frame []byte) (d link.Delivery) {
 	case *bankpb.BranchMessage_Ack:
 		d.Ack = m.Ack.GetReceived()
 	default:
-		t.Fatalf("an unexpected %T on a link", m)
+		tb.Fatalf("an unexpected %T on a link", m)
 	}
 	return d
 }

@@ -51,12 +51,15 @@ type Delivery struct {
 	Items    []ledger.Item // in order; give them back with Recycle
 	Ack      uint64        // the highest count acknowledged; 0: none
 	Lost     error         // why the connection ended; nothing comes after it
+
+	home *[]ledger.Item // where the memory of Items belongs
 }
 
 // Recycle gives the memory of a delivery back.
 func (d Delivery) Recycle() {
-	if items := d.Items; items != nil {
-		d.Conn.free.Put(&items)
+	if d.home != nil {
+		*d.home = d.Items
+		d.Conn.free.Put(d.home)
 	}
 }
 
@@ -103,18 +106,21 @@ func (c *Conn) Send(frames []byte) {
 	c.signal()
 }
 
-// SendItems queues the frames of items, which the link delay may hold.
-func (c *Conn) SendItems(frames []byte) {
-	if c.delay.Max <= 0 {
-		c.Send(frames)
-		return
-	}
-	due := time.Now().Add(c.delay.Min + rand.N(c.delay.Max-c.delay.Min+1)) //nolint:gosec // slow motion, not a secret
+// SendItems queues an acknowledgement, and the frames of items, which the link delay may hold.
+func (c *Conn) SendItems(ack, items []byte) {
 	c.mu.Lock()
-	if n := len(c.held); n > 0 && c.held[n-1].due.After(due) {
-		due = c.held[n-1].due // FIFO
+	c.out = append(c.out, ack...)
+	switch {
+	case len(items) == 0:
+	case c.delay.Max <= 0:
+		c.out = append(c.out, items...)
+	default:
+		due := time.Now().Add(c.delay.Min + rand.N(c.delay.Max-c.delay.Min+1)) //nolint:gosec // slow motion, not a secret
+		if n := len(c.held); n > 0 && c.held[n-1].due.After(due) {
+			due = c.held[n-1].due // FIFO
+		}
+		c.held = append(c.held, held{due, append([]byte(nil), items...)})
 	}
-	c.held = append(c.held, held{due, append([]byte(nil), frames...)})
 	c.mu.Unlock()
 	c.signal()
 }
@@ -216,16 +222,16 @@ func (c *Conn) readLoop(deliver func(Delivery)) error {
 		frame, err := c.r.Next()
 		d := Delivery{Conn: c}
 		for more := true; err == nil && more; {
-			item, ok := wire.ParseItem(frame)
-			if !ok {
-				if err = c.other(&d, frame, deliver); err != nil {
-					break
-				}
-			} else {
-				if d.Items == nil {
-					d.Items = (*c.free.Get().(*[]ledger.Item))[:0] //nolint:forcetypeassert // the pool's only type
+			if item, ok := wire.ParseItem(frame); ok {
+				if d.home == nil {
+					d.home = c.free.Get().(*[]ledger.Item) //nolint:forcetypeassert // the pool's only type
+					d.Items = (*d.home)[:0]
 				}
 				d.Items = append(d.Items, item)
+			} else if ack, ok := wire.ParseAck(frame); ok {
+				d.Ack = max(d.Ack, ack)
+			} else if err = c.other(&d, frame, deliver); err != nil {
+				break
 			}
 			if len(d.Items) >= MaxDelivery {
 				break

@@ -100,6 +100,17 @@ func ParseItem(frame []byte) (item ledger.Item, ok bool) {
 	return ledger.Item{}, false
 }
 
+// ParseAck reads a frame as an Ack in the form that AppendAck writes; not ok as for ParseItem.
+func ParseAck(f []byte) (received uint64, ok bool) {
+	const tag = fieldAck<<3 | byte(protowire.BytesType) // two bytes
+	if len(f) < 5 || f[0] != tag&0x7f|0x80 || f[1] != tag>>7 || int(f[2]) != len(f)-3 ||
+		f[3] != fieldValue<<3|byte(protowire.VarintType) {
+		return 0, false
+	}
+	received, n := protowire.ConsumeVarint(f[4:])
+	return received, n == len(f)-4
+}
+
 // parseSmall is the inverse of appendSmall for a value that is not 0.
 func parseSmall(f []byte) (field protowire.Number, value, id uint64, ok bool) {
 	if len(f) < 4 || f[0]&7 != byte(protowire.BytesType) || f[0] >= 0x80 || int(f[1]) != len(f)-2 ||

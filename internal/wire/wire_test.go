@@ -35,6 +35,8 @@ func FuzzAppend(f *testing.F) {
 		ack := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Ack{Ack: &bankpb.Ack{Received: value}}}
 		if got, want := wire.AppendAck(nil, value), wire.Append(nil, ack); !bytes.Equal(got, want) {
 			t.Errorf("ack %d: %x, want %x", value, got, want)
+		} else if back, ok := wire.ParseAck(body(got)); value != 0 && (!ok || back != value) {
+			t.Errorf("ack %d is read as %d, %v", value, back, ok)
 		}
 		item := ledger.Item{Money: value, ID: id}
 		if marker {
@@ -50,13 +52,18 @@ func FuzzAppend(f *testing.F) {
 	})
 }
 
-// FuzzParseItem: an item that is read by hand is the one that the generated code reads.
+// FuzzParseItem: an item or an acknowledgement that is read by hand is the one that the generated code reads.
 func FuzzParseItem(f *testing.F) {
 	f.Add(body(wire.AppendItem(nil, ledger.Item{Money: 300, ID: 7})))
 	f.Add(body(wire.AppendItem(nil, ledger.Item{Marker: 9})))
 	f.Add(body(wire.AppendAck(nil, 9)))
 	f.Add([]byte{18, 3, 8, 0x81, 0})
 	f.Fuzz(func(t *testing.T, frame []byte) {
+		if ack, ok := wire.ParseAck(frame); ok {
+			if m, err := wire.Parse(frame); err != nil || m.GetAck() == nil || m.GetAck().GetReceived() != ack {
+				t.Errorf("%x is an ack of %d, but %v, %v", frame, ack, m, err)
+			}
+		}
 		item, ok := wire.ParseItem(frame)
 		if !ok {
 			return

@@ -1616,8 +1616,12 @@ type Status struct {
 	Links               []*LinkStatus          `protobuf:"bytes,8,rep,name=links,proto3" json:"links,omitempty"`
 	Journal             *JournalStatus         `protobuf:"bytes,9,opt,name=journal,proto3" json:"journal,omitempty"`
 	Share               uint64                 `protobuf:"varint,10,opt,name=share,proto3" json:"share,omitempty"` // balance when the bank was opened
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Histogram of the times of a sample of the transfers, from decision to acknowledgement, in
+	// microseconds: below 16 a bucket each, then eight an octave (internal/branch, LatencyBound).
+	TransferUs    []uint64 `protobuf:"varint,11,rep,packed,name=transfer_us,json=transferUs,proto3" json:"transfer_us,omitempty"`
+	Window        uint32   `protobuf:"varint,12,opt,name=window,proto3" json:"window,omitempty"` // unacknowledged items of a channel that transfers may not exceed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -1716,6 +1720,20 @@ func (x *Status) GetJournal() *JournalStatus {
 func (x *Status) GetShare() uint64 {
 	if x != nil {
 		return x.Share
+	}
+	return 0
+}
+
+func (x *Status) GetTransferUs() []uint64 {
+	if x != nil {
+		return x.TransferUs
+	}
+	return nil
+}
+
+func (x *Status) GetWindow() uint32 {
+	if x != nil {
+		return x.Window
 	}
 	return 0
 }
@@ -2283,7 +2301,7 @@ const file_bank_proto_rawDesc = "" +
 	"\x03Cut\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1f\n" +
 	"\vduration_us\x18\x02 \x01(\x04R\n" +
-	"durationUs\"\xd9\x02\n" +
+	"durationUs\"\x92\x03\n" +
 	"\x06Status\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x16\n" +
@@ -2295,7 +2313,10 @@ const file_bank_proto_rawDesc = "" +
 	"\x05links\x18\b \x03(\v2\x13.cutbank.LinkStatusR\x05links\x120\n" +
 	"\ajournal\x18\t \x01(\v2\x16.cutbank.JournalStatusR\ajournal\x12\x14\n" +
 	"\x05share\x18\n" +
-	" \x01(\x04R\x05share\"\xfe\x01\n" +
+	" \x01(\x04R\x05share\x12\x1f\n" +
+	"\vtransfer_us\x18\v \x03(\x04R\n" +
+	"transferUs\x12\x16\n" +
+	"\x06window\x18\f \x01(\rR\x06window\"\xfe\x01\n" +
 	"\n" +
 	"LinkStatus\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x0e\n" +

@@ -97,6 +97,16 @@ check: $(CHECKS) ## everything that CI runs
 checks:
 	@echo $(CHECKS)
 
+ROWS ?= 1,2,3,4,5,6,7,8,9,10
+BENCHFLAGS ?=
+.PHONY: bench bench-docs profile
+bench: build ## measures this machine: a table, and bench.json; some ten minutes; ROWS=1,5 takes some rows
+	@bin/bench --rows $(ROWS) $(BENCHFLAGS)
+bench-docs: build ## the same, and the table and the curves in docs/
+	@bin/bench --doc docs/performance.md --svg docs/scale.svg $(BENCHFLAGS)
+profile: build ## where the CPU of two branches under full load goes
+	@rm -rf bin/profile && bin/bench --profile bin/profile --json '' && go tool pprof -top -nodecount 40 bin/branch bin/profile/*
+
 .PHONY: clean
 clean: ## removes bin/; banks in data/ stay
 	rm -rf bin

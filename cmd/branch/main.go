@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"sync"
 	"syscall"
@@ -95,6 +96,8 @@ type options struct {
 	health   string
 	sync     journal.Sync
 	broken   rules.Rule
+	slower   time.Duration
+	profile  string
 	level    string
 	format   string
 }
@@ -151,6 +154,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 			return errUsage{err}
 		}
 	}
+	if o.profile != "" {
+		done, err := profile(o.profile)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	if err := b.Run(ctx); err != nil {
 		logger.Error("branch failed", "err", err)
 		return failure(err)
@@ -168,6 +178,18 @@ func (o *options) certificates() (*identity.Certificates, error) {
 		return nil, errUsage{fmt.Errorf("--tls: %w", err)}
 	}
 	return c, nil
+}
+
+// profile writes where the CPU goes until done is called.
+func profile(path string) (done func(), err error) {
+	f, err := os.Create(path) //nolint:gosec // named by the user
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	return func() { pprof.StopCPUProfile(); _ = f.Close() }, nil
 }
 
 // failure adds what the user can do to an error of the disk.
@@ -193,7 +215,7 @@ func (o *options) journal() (branch.Journal, func(), error) {
 		release()
 		return nil, nil, err
 	}
-	j, err := journal.Open(fs, journal.Config{Sync: o.sync})
+	j, err := journal.Open(fs, journal.Config{Sync: o.sync, SyncDelay: o.slower})
 	if err != nil {
 		release()
 		return nil, nil, err
@@ -258,6 +280,8 @@ func parse(args []string, stdout io.Writer) (o options, done bool, err error) {
 	fs.StringVar(&o.health, "health", "", "host:port that answers gRPC health checks: \"\" is liveness, \"ready\" readiness (default: none)")
 	sync := fs.String("sync", "always", "always: money survives power loss; os: it survives kill -9")
 	broken := fs.String("break", "", "take part in a bank without one of the rules that keep the books right; help lists them")
+	fs.DurationVar(&o.slower, "sync-delay", 0, "added to each sync, to act as a slower disk")
+	fs.StringVar(&o.profile, "cpu-profile", "", "file to write a CPU profile to when the branch ends")
 	fs.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 is another one each time")
 	fs.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	fs.StringVar(&o.format, "log-format", "text", "text or json")

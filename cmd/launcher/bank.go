@@ -124,6 +124,7 @@ func (o *options) children() ([]supervise.Child, error) {
 			b.Name, strconv.Itoa(int(b.Port)), "--listen", b.Host, "--data-dir", o.DataDir,
 			"--interval", o.Settings.Interval.String(), "--sync", o.sync.String(), "--log-level", o.LogLevel,
 			"--link-delay", o.linkDelay.Min.String() + "-" + o.linkDelay.Max.String(),
+			"--sync-delay", o.syncDelay.String(),
 		}
 		if o.BrokenRule != "" {
 			args = append(args, "--break", o.BrokenRule)

@@ -100,6 +100,7 @@ type options struct {
 	controller.Options
 	linkDelay link.Delay
 	sync      journal.Sync
+	syncDelay time.Duration
 	fresh     bool
 	restore   uint64
 	record    string // "", recordEvents or recordShiViz
@@ -299,6 +300,7 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	o.Flags(fs)
 	delay := fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
 	sync := fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
+	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk")
 	fs.BoolVar(&o.fresh, "fresh", false, "open a new bank; the data directory is moved aside")
 	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
 	fs.Lookup("record").NoOptDefVal = recordEvents

@@ -15,21 +15,27 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/journal"
+	"cutbank/internal/ledger"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
 // durable is branches in this process that keep their books in directories.
 type durable struct {
-	t     *testing.T
-	dir   string
-	all   []*bankpb.InitBranch_Branch
-	stops []func() // by branch; nil: it does not run
+	t    *testing.T
+	dir  string
+	all  []*bankpb.InitBranch_Branch
+	runs []*running // by branch; nil: it does not run
+}
+
+type running struct {
+	stop func()
+	done chan error
 }
 
 func newDurable(t *testing.T, n int) *durable {
 	t.Helper()
-	d := &durable{t: t, dir: t.TempDir(), stops: make([]func(), n)}
+	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n)}
 	for i := range n {
 		l := d.listen("127.0.0.1:0")
 		port := l.Addr().(*net.TCPAddr).Port                                                                                      //nolint:forcetypeassert // a TCP listener
@@ -37,7 +43,7 @@ func newDurable(t *testing.T, n int) *durable {
 		d.run(i, l)
 	}
 	t.Cleanup(func() {
-		for i := range d.stops {
+		for i := range d.runs {
 			d.stop(i)
 		}
 	})
@@ -96,19 +102,36 @@ func (d *durable) run(i int, l net.Listener) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- errors.Join(b.Run(ctx), j.Close()) }()
-	d.stops[i] = func() {
-		cancel()
-		if err := <-done; err != nil {
+	go func() {
+		err := b.Run(ctx)
+		_ = l.Close() // open still when the books were refused
+		done <- errors.Join(err, j.Close())
+	}()
+	d.runs[i] = &running{cancel, done}
+}
+
+func (d *durable) stop(i int) {
+	d.t.Helper()
+	if r := d.runs[i]; r != nil {
+		r.stop()
+		if err := d.ended(i); err != nil {
 			d.t.Errorf("%s: %v", d.all[i].GetName(), err)
 		}
 	}
 }
 
-func (d *durable) stop(i int) {
-	if d.stops[i] != nil {
-		d.stops[i]()
-		d.stops[i] = nil
+// ended waits for the end of a branch.
+func (d *durable) ended(i int) error {
+	d.t.Helper()
+	r := d.runs[i]
+	d.runs[i] = nil
+	select {
+	case err := <-r.done:
+		r.stop()
+		return err
+	case <-time.After(time.Minute):
+		d.t.Fatalf("%s does not end", d.all[i].GetName())
+		return nil
 	}
 }
 
@@ -157,50 +180,102 @@ func (d *durable) paid(i int, more uint64) {
 	d.status(i, "paying", func(s *bankpb.Status) bool { return sent(s) >= from+more })
 }
 
-// TestOldDirectory: every earlier copy of a directory is refused on both sides before money moves,
-// and the newest is taken back.
+// put makes a copy of a directory the one of branch i.
+func (d *durable) put(i int, from string) {
+	d.t.Helper()
+	if err := errors.Join(os.RemoveAll(d.path(i)), os.CopyFS(d.path(i), os.DirFS(from))); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// refused waits until branch i and branch 0 refuse one another, and no money has moved at i.
+func (d *durable) refused(i int, before uint64) {
+	d.t.Helper()
+	d.status(i, "refused", func(s *bankpb.Status) bool {
+		return strings.Contains(s.GetLinks()[0].GetRefused(), "this branch's directory is old")
+	})
+	d.status(0, "refusing", func(s *bankpb.Status) bool {
+		return strings.Contains(s.GetLinks()[i-1].GetRefused(), "its directory is old")
+	})
+	if s := d.status(i, "there", func(*bankpb.Status) bool { return true }); s.GetReady() || sent(s) != before {
+		d.t.Errorf("money moved at %s: %v", d.all[i].GetName(), s)
+	}
+}
+
+// books reads how many transfers a directory has sent.
+func (d *durable) books(dir string) (n uint64) {
+	d.t.Helper()
+	fs, err := journal.ReadDir(dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var l ledger.Ledger
+	_, err = journal.Verify(fs, func(_ uint64, b []byte) error { return l.Load(b) }, func(_ uint64, b []byte) error { return l.Replay(b) })
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for i := range d.all {
+		if i != l.Self() {
+			flow, _ := l.Flows(i)
+			n += flow.Count
+		}
+	}
+	return n
+}
+
+// TestOldDirectory: every earlier copy of a directory is refused on both sides before money moves: of
+// one branch, of two at once from different times, and of one in place of the other. The newest ones
+// are taken back.
 func TestOldDirectory(t *testing.T) {
 	d := newDurable(t, 3)
-	const copies = 5
-	for k := range copies {
+	copies := 20
+	if testing.Short() {
+		copies = 4
+	}
+	of := func(i, k int) string { return filepath.Join(d.dir, fmt.Sprintf("%s.copy%d", d.all[i].GetName(), k)) }
+	take := func(k int) {
 		d.paid(1, 20)
-		d.stop(1)
-		if err := os.CopyFS(filepath.Join(d.dir, fmt.Sprintf("copy%d", k)), os.DirFS(d.path(1))); err != nil {
-			t.Fatal(err)
+		d.paid(2, 20)
+		for _, i := range []int{1, 2} {
+			d.stop(i)
+			if err := os.CopyFS(of(i, k), os.DirFS(d.path(i))); err != nil {
+				t.Fatal(err)
+			}
 		}
-		d.start(1)
-	}
-	d.paid(1, 20)
-	d.stop(1)
-	newest := filepath.Join(d.dir, "newest")
-	if err := os.Rename(d.path(1), newest); err != nil {
-		t.Fatal(err)
 	}
 	for k := range copies {
-		if err := os.CopyFS(d.path(1), os.DirFS(filepath.Join(d.dir, fmt.Sprintf("copy%d", k)))); err != nil {
-			t.Fatal(err)
-		}
+		take(k)
 		d.start(1)
-		old := d.status(1, "refused", func(s *bankpb.Status) bool {
-			return strings.Contains(s.GetLinks()[0].GetRefused(), "this branch's directory is old") &&
-				strings.Contains(s.GetLinks()[1].GetRefused(), "this branch's directory is old")
-		})
-		d.status(0, "refusing", func(s *bankpb.Status) bool {
-			return strings.Contains(s.GetLinks()[0].GetRefused(), "its directory is old")
-		})
-		again := d.status(1, "still refused", func(s *bankpb.Status) bool { return !s.GetReady() })
-		if sent(again) != sent(old) || again.GetBalance() != old.GetBalance() {
-			t.Errorf("copy %d: money moved: %v, then %v", k, old, again)
-		}
+		d.start(2)
+	}
+	take(copies) // the newest
+	refused := 0
+	for k := range copies {
+		d.put(1, of(1, k))
+		d.put(2, of(2, copies))
+		d.start(1)
+		d.refused(1, d.books(of(1, k)))
+		other := (k + copies/2) % copies
+		d.put(2, of(2, other))
+		d.start(2)
+		d.refused(2, d.books(of(2, other)))
+		d.refused(1, d.books(of(1, k)))
 		d.stop(1)
-		if err := os.RemoveAll(d.path(1)); err != nil {
-			t.Fatal(err)
+		d.stop(2)
+		for i, from := range map[int]string{1: of(2, k), 2: of(1, k)} {
+			d.put(i, from)
+			d.start(i)
+			if err := d.ended(i); err == nil || !strings.Contains(err.Error(), "the data directory is that of "+d.all[3-i].GetName()) {
+				t.Errorf("the directory of the other: %v", err)
+			}
 		}
+		refused += 5
 	}
-	if err := os.Rename(newest, d.path(1)); err != nil {
-		t.Fatal(err)
-	}
+	t.Logf("%d directories refused", refused)
+	d.put(1, of(1, copies))
+	d.put(2, of(2, copies))
 	d.start(1)
+	d.start(2)
 	d.paid(1, 20)
 	d.drain()
 }

@@ -3,7 +3,7 @@
 
 TOOL := go tool -modfile=tools/go.mod
 # What make check and .ci/run do, one target after another.
-CHECKS := test race examples fuzz model-fast vet-darwin lint generated
+CHECKS := test race examples fuzz sim mutants model-fast vet-darwin lint generated
 # Packages whose tests run under the race detector.
 CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
 TESTFLAGS ?=
@@ -44,6 +44,15 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 soak: ## KILLS (20,000) kills of real branches at full load, two branches at every named point, 10,000 hostile connections; hours
 	CGO_ENABLED=0 CUTBANK_TEST_KILLS=$(KILLS) go test -count=1 -timeout 0 -v -run '^TestKill' ./cmd/branch
 	CGO_ENABLED=0 CUTBANK_TEST_HOSTILE=10000 go test -count=1 -timeout 0 -v -run '^TestHostile' ./internal/branch
+SEEDS ?= 2000
+SEED ?=
+.PHONY: sim mutants
+sim: ## the simulator, SEEDS (2000) seeds with all faults; SEED=n runs one and prints its steps
+	@mkdir -p bin && CGO_ENABLED=0 go build -buildvcs=false -o bin/sim ./cmd/sim
+	@bin/sim $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS))
+mutants: ## each rule of --break removed: which checker of the simulator finds it, and how soon
+	@mkdir -p bin && CGO_ENABLED=0 go build -buildvcs=false -o bin/sim ./cmd/sim
+	@bin/sim --mutants
 
 .PHONY: model model-fast
 model: ## the protocol and its mutants under the model checker spin (needs spin, a C compiler, 4 GB)

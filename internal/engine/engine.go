@@ -89,7 +89,8 @@ func (b *Batch[P]) Empty() bool {
 type Engine[P Port] struct {
 	Ledger  *ledger.Ledger
 	peers   []peer[P]
-	barrier int // peers still to be verified since the start; then transfers and items flow
+	barrier int     // peers still to be verified since the start; then transfers and items flow
+	early   []early // snapshots that wait for that
 	Filling *Batch[P]
 	spare   *Batch[P]
 	waiting map[uint64][]Client // retrieves of snapshots that are not complete
@@ -269,6 +270,12 @@ func (e *Engine[P]) agreed(i int) {
 		if e.barrier == 0 && e.peers[j].up {
 			e.control(j, readyMessage())
 		}
+	}
+	if e.barrier == 0 {
+		for _, q := range e.early {
+			e.Initiate(q.from, q.id, q.at)
+		}
+		e.early = nil
 	}
 }
 

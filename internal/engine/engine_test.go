@@ -186,3 +186,22 @@ func TestOnlyTheSenderKnows(t *testing.T) {
 		t.Errorf("the right books are not taken back: %v", w.errs)
 	}
 }
+
+// TestNoRecordingBeforeTheBarrier: a snapshot that is asked for before the books are compared waits.
+func TestNoRecordingBeforeTheBarrier(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	w.nodes[0].Initiate(nil, 1, 0)
+	w.connect(1, 0)
+	w.settle()
+	if n := w.nodes[0].Ledger.SnapshotsInProgress(); n != 0 {
+		t.Fatalf("%d snapshots in progress", n)
+	}
+	w.connect(2, 0)
+	w.connect(2, 1)
+	w.settle()
+	for i, e := range w.nodes {
+		if r, _ := e.Ledger.Snapshot(1); r == nil || !r.Complete() {
+			t.Errorf("%s has no part of the snapshot", w.names[i])
+		}
+	}
+}

@@ -99,8 +99,21 @@ func AddressesOf(all []*bankpb.InitBranch_Branch) ([]string, error) {
 	return addresses, nil
 }
 
-// Initiate starts a snapshot here. It is answered only when it is refused.
+// early is a snapshot that was asked for before the books were compared with all peers.
+type early struct {
+	from Client
+	id   uint64
+	at   int64
+}
+
+// Initiate starts a snapshot here, once the books are compared with every peer: what an old directory
+// records could fit what its peers know of the newer one, and differ from what that one has told. It is
+// answered only when it is refused.
 func (e *Engine[P]) Initiate(c Client, id uint64, at int64) {
+	if e.barrier > 0 && len(e.early) < ledger.MaxInProgress {
+		e.early = append(e.early, early{c, id, at})
+		return
+	}
 	code := bankpb.Error_SNAPSHOT_LIMIT
 	var err error
 	if id == 0 || id > ledger.MaxMoney {

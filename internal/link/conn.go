@@ -97,6 +97,13 @@ func newConn(peer int, nc net.Conn, r *wire.Reader, delay Delay) *Conn {
 	}
 }
 
+// Receiver is the reading half of a connection, over any stream: for a simulator.
+func Receiver(peer int, r *wire.Reader) *Conn { return newConn(peer, nil, r, Delay{}) }
+
+// Receive delivers what the stream holds until it fails, and returns its error. It may be called again
+// when a stream that had nothing has more.
+func (c *Conn) Receive(deliver func(Delivery)) error { return c.readLoop(deliver) }
+
 // Send queues frames that are not items. What is queued is bounded by the caller: a few frames a
 // batch, and the window of the channel.
 func (c *Conn) Send(frames []byte) {

@@ -1,0 +1,46 @@
+package sim_test
+
+import (
+	"testing"
+	"time"
+
+	"cutbank/internal/rules"
+	"cutbank/internal/sim"
+)
+
+// TestSameSeedSameRun compares two runs of each seed step by step, by their hash.
+func TestSameSeedSameRun(t *testing.T) {
+	for seed := uint64(1); seed <= 5; seed++ {
+		a, _ := sim.Run(sim.Draw(seed), false)
+		b, lines := sim.Run(sim.Draw(seed), true)
+		if a.Hash != b.Hash || a.Events != b.Events {
+			t.Errorf("seed %d: %016x after %d events, then %016x after %d", seed, a.Hash, a.Events, b.Hash, b.Events)
+		}
+		if len(lines) == 0 {
+			t.Error("no trace")
+		}
+	}
+	a, _ := sim.Run(sim.Draw(1), false)
+	b, _ := sim.Run(sim.Draw(2), false)
+	if a.Hash == b.Hash {
+		t.Error("two seeds, one run")
+	}
+}
+
+// TestSeeds is a little of what make sim does.
+func TestSeeds(t *testing.T) {
+	c := sim.RunSeeds(1, 40, 1, time.Time{})
+	for _, o := range c.Failed {
+		r, lines := sim.Run(o, true)
+		t.Errorf("%s\noptions %s\n%s", r.Violation, o, sim.TraceText(lines, 60))
+	}
+}
+
+// TestMutants hunts for two rules; make mutants does for all.
+func TestMutants(t *testing.T) {
+	for _, rule := range []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable} {
+		if m := sim.Hunt(rule, time.Minute); m.Found == nil {
+			t.Errorf("%s: not found in %d seeds", rule, m.Seeds)
+		}
+	}
+}

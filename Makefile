@@ -44,6 +44,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 soak: ## KILLS (20,000) kills of real branches at full load, two branches at every named point, 10,000 hostile connections; hours
 	CGO_ENABLED=0 CUTBANK_TEST_KILLS=$(KILLS) go test -count=1 -timeout 0 -v -run '^TestKill' ./cmd/branch
 	CGO_ENABLED=0 CUTBANK_TEST_HOSTILE=10000 go test -count=1 -timeout 0 -v -run '^TestHostile' ./internal/branch
+
 SEEDS ?= 2000
 SEED ?=
 .PHONY: sim mutants

@@ -322,7 +322,7 @@ func (n *node) letOut() {
 func (n *node) deliver(p *port, d link.Delivery) {
 	l := n.engine.Ledger
 	if n.w.trace && d.Position != nil {
-		n.w.note(fmt.Sprintf("position %+v here %+v", *d.Position, l.Position(p.peer)), n.i, p.peer, 0)
+		n.w.say("%s p%d  position %+v, here %+v", n.name, p.peer, *d.Position, l.Position(p.peer))
 	}
 	received, acked := l.Received(p.peer), n.acked(p.peer)
 	err := n.engine.Deliver(p.peer, p, d, n.w.now)

@@ -172,8 +172,13 @@ func (w *World) note(what string, i, j int, x uint64) {
 		if j >= 0 {
 			peer = fmt.Sprintf(" p%d", j)
 		}
-		w.traced = append(w.traced, fmt.Sprintf("%12.6f  p%d%s  %s %d", float64(w.now)/1e6, i, peer, what, x))
+		w.say("p%d%s  %s %d", i, peer, what, x)
 	}
+}
+
+// say adds a line to the trace, which must not change the run.
+func (w *World) say(format string, args ...any) {
+	w.traced = append(w.traced, fmt.Sprintf("%12.6f  ", float64(w.now)/1e6)+fmt.Sprintf(format, args...))
 }
 
 func (w *World) violate(checker, format string, args ...any) {

@@ -102,7 +102,10 @@ func (p *port) Send(frames []byte) {
 }
 
 // SendItems is engine.Port's.
-func (p *port) SendItems(frames []byte) { p.Send(frames) }
+func (p *port) SendItems(ack, items []byte) {
+	p.Send(ack)
+	p.Send(items)
+}
 
 // CloseAfter is engine.Port's.
 func (p *port) CloseAfter(frames []byte) {

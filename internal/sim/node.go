@@ -238,6 +238,7 @@ func (n *node) commit() {
 		n.inFlight = n.engine.Seal()
 		n.absorbSealed()
 		if len(n.inFlight.Persist) > 0 {
+			n.inFlight.Persist = ledger.Stamp(n.inFlight.Persist, n.w.now)
 			var checkpoint []byte
 			if n.since >= n.w.Checkpoint {
 				checkpoint = n.engine.Ledger.Checkpoint(nil)

@@ -106,6 +106,7 @@ type options struct {
 	record    string // "", recordEvents or recordShiViz
 	tlsDir    string // empty: plaintext
 	detach    bool
+	alone     bool // --no-controller: another launcher's serves this bank
 	down      atomic.Bool // "./launcher down" was asked for
 	chaos     time.Duration
 	remote    map[string]bool // branches that are not this machine's
@@ -140,8 +141,12 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	if err := o.checkPorts(); err != nil {
 		return err
 	}
-	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; first snapshot after 1s, then every %s",
-		*o.Settings.Interval, o.linkDelay.Min, o.linkDelay.Max, o.sync, o.SnapshotInterval)
+	snapshots := fmt.Sprintf("first snapshot after 1s, then every %s", o.SnapshotInterval)
+	if o.alone {
+		snapshots = "no controller here: another launcher of this roster has it"
+	}
+	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; %s",
+		*o.Settings.Interval, o.linkDelay.Min, o.linkDelay.Max, o.sync, snapshots)
 	return o.Marked(o.runBank(ctx, out))
 }
 
@@ -198,7 +203,11 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	go func() { stopped <- s.Run(branches) }()
 	forced := context.AfterFunc(o.forced(branches), s.KillAll)
 	struck := o.strike(ctx, ready, s, c)
-	err = c.Run(ctx)
+	if o.alone {
+		<-ctx.Done()
+	} else {
+		err = c.Run(ctx)
+	}
 	struck()
 	failed := failedBranches(s)
 	if o.detach && !o.down.Load() {
@@ -307,11 +316,20 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
 	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
 	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
+	fs.BoolVar(&o.alone, "no-controller", false, "only supervise this machine's branches: the launcher of another host runs the controller (no dashboard here)")
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages(), "\n", commandHelp)
 		return true, err
 	} else if err != nil {
 		return false, &controller.UsageError{Err: err}
+	}
+	for _, name := range []string{"snapshots", "duration", "restore", "json", "chaos", "record"} {
+		if o.alone && fs.Changed(name) {
+			return false, &controller.UsageError{Err: fmt.Errorf("--%s is for the launcher that has the controller, not with --no-controller", name)}
+		}
+	}
+	if o.alone {
+		o.HTTP = ""
 	}
 	if o.Version {
 		_, err := fmt.Fprintln(stdout, "launcher", version.String())

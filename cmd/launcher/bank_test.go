@@ -23,10 +23,12 @@ type bank struct {
 	dir string
 }
 
-func newBank(t *testing.T) *bank {
+// newBank builds the programs, with flags of the build besides.
+func newBank(t *testing.T, flags ...string) *bank {
 	t.Helper()
 	b := &bank{t: t, dir: t.TempDir()}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", b.dir+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch")
+	flags = append([]string{"build", "-buildvcs=false", "-o", b.dir + "/"}, flags...)
+	build := exec.Command("go", append(flags, "cutbank/cmd/launcher", "cutbank/cmd/branch")...) //nolint:gosec // a test's own
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -60,6 +62,7 @@ func (b *bank) command(args ...string) *exec.Cmd {
 	args = append([]string{"4000", "branches.txt", "--snapshot-interval", "100ms", "--interval", "20ms", "--link-delay", "1ms-20ms"}, args...)
 	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...) //nolint:gosec // built above
 	cmd.Dir = b.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a terminal's job
 	return cmd
 }
 

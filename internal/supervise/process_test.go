@@ -89,11 +89,17 @@ type bench struct {
 
 func start(t *testing.T, cfg Config, children ...Child) *bench {
 	t.Helper()
-	b := &bench{t: t, events: make(chan Event, 10_000)}
 	sockets, err := os.MkdirTemp("", "cutbank-test-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startIn(t, sockets, cfg, children...)
+}
+
+func startIn(t *testing.T, sockets string, cfg Config, children ...Child) *bench {
+	t.Helper()
+	b := &bench{t: t, events: make(chan Event, 100_000)}
+	var err error
 	cfg.Sockets, cfg.Children = sockets, children
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()

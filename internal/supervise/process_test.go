@@ -2,7 +2,6 @@ package supervise
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -130,7 +129,7 @@ func startIn(t *testing.T, sockets string, cfg Config, children ...Child) *bench
 	t.Cleanup(func() {
 		b.stop()
 		for _, pid := range b.pids {
-			if pid != 0 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			if ours(pid) {
 				t.Errorf("process %d is left", pid)
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
@@ -138,6 +137,13 @@ func startIn(t *testing.T, sockets string, cfg Config, children ...Child) *bench
 		_ = os.RemoveAll(sockets)
 	})
 	return b
+}
+
+// ours tells that a process of this very program has the pid, and not one that came to it later.
+func ours(pid int) bool {
+	path, err := os.Executable()
+	program, linkErr := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && linkErr == nil && pid != os.Getpid() && program == path
 }
 
 func self(t *testing.T, name string, args ...string) Child {

@@ -79,6 +79,20 @@ func (o *options) holder(b roster.Branch) *lifecycle.Holder {
 	return lifecycle.ReadHolder(filepath.Join(o.DataDir, b.Name), lifecycle.LockFile)
 }
 
+// filesPerBranch is what the launcher holds open for each: connections, pipes, its log.
+const filesPerBranch = 10
+
+// checkFiles finds out whether so many branches can be held. Go has raised the limit to the hard one.
+func (o *options) checkFiles() error {
+	var limit syscall.Rlimit
+	need := uint64(len(o.Roster.Branches)*filesPerBranch + 64) //nolint:gosec // small
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < need {
+		return &controller.UsageError{Err: fmt.Errorf("%d branches need some %d open files and %d are allowed: raise the limit (ulimit -Hn %d, as root, or LimitNOFILE= of a unit)",
+			len(o.Roster.Branches), need, limit.Cur, need)}
+	}
+	return nil
+}
+
 // checkPorts finds out before anything is started whether the branches can listen; those that run
 // already do. Addresses that are not this machine's make their branches remote.
 func (o *options) checkPorts() error {

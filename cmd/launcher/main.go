@@ -138,6 +138,9 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	if err := o.certify(out); err != nil {
 		return err
 	}
+	if err := o.checkFiles(); err != nil {
+		return err
+	}
 	if err := o.checkPorts(); err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (m *machine) openBank(ctx context.Context, n int, args ...string) (*bank, e
 		return b, nil
 	case err := <-failed:
 		failed <- nil
-		return nil, errors.Join(fmt.Errorf("bank of %d: %w", n, err), b.stop())
+		return nil, errors.Join(fmt.Errorf("a bank of %d did not open", n), ctx.Err(), err, b.stop())
 	}
 }
 

@@ -80,7 +80,7 @@ func attacks(recorded []byte, foreign *tls.Certificate) map[string]attack {
 			say(nc, hostile()["prove"])
 			say(nc, hostile()["init_snapshot"])
 		},
-		"another authority": func(nc net.Conn, name string) {
+		"another authority": func(nc net.Conn, _ string) {
 			conn := tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*foreign}}) //nolint:gosec // hostile
 			if conn.Handshake() == nil {
 				say(conn, hostile()["init_snapshot"])

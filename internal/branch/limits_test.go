@@ -55,7 +55,7 @@ type far struct {
 
 // virtual runs a branch of a bank without a key, in virtual time; dial connects to it from an address.
 // An end that listens reads what comes and notes the close.
-func virtual(t *testing.T, opened bool, f func(t *testing.T, dial func(address string, listens bool) *far)) {
+func virtual(t *testing.T, opened bool, f func(tb testing.TB, dial func(address string, listens bool) *far)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipes{accept: make(chan net.Conn), closed: make(chan struct{})}
@@ -126,10 +126,11 @@ func statusRequest() *bankpb.BranchMessage {
 // never keeps another out.
 func TestStrangers(t *testing.T) {
 	t.Run("time", func(t *testing.T) {
-		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+		virtual(t, true, func(tb testing.TB, dial func(string, bool) *far) {
+			tb.Helper()
 			end := dial("192.0.2.1", true)
 			if after(link.HandshakeTimeout-time.Millisecond, end) != 0 || after(2*time.Millisecond, end) != 1 {
-				t.Error("silence is not ended at the handshake's timeout")
+				tb.Error("silence is not ended at the handshake's timeout")
 			}
 		})
 	})
@@ -138,18 +139,19 @@ func TestStrangers(t *testing.T) {
 		addresses int
 	}{"of an address": {branch.MaxStrangersPerAddress, 1}, "in all": {branch.MaxStrangers, 5}} {
 		t.Run(name, func(t *testing.T) {
-			virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+			virtual(t, true, func(tb testing.TB, dial func(string, bool) *far) {
+				tb.Helper()
 				var ends []*far
 				for i := range test.most {
 					ends = append(ends, dial(fmt.Sprintf("192.0.2.%d", i%test.addresses), true))
 				}
 				if n := after(0, ends...); n != 0 {
-					t.Errorf("%d closed at the limit", n)
+					tb.Errorf("%d closed at the limit", n)
 				}
 				client := dial("192.0.2.0", true)
 				client.send(statusRequest())
 				if after(0, ends...) != 1 || !ends[0].closed.Load() || after(0, client) != 0 {
-					t.Errorf("one beyond the limit closes %d, first %v", after(0, ends...), ends[0].closed.Load())
+					tb.Errorf("one beyond the limit closes %d, first %v", after(0, ends...), ends[0].closed.Load())
 				}
 			})
 		})
@@ -158,7 +160,8 @@ func TestStrangers(t *testing.T) {
 
 // TestClients: the client that was idle longest makes room for one more.
 func TestClients(t *testing.T) {
-	virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+	virtual(t, true, func(tb testing.TB, dial func(string, bool) *far) {
+		tb.Helper()
 		var ends []*far
 		for range branch.MaxClients {
 			end := dial("192.0.2.1", true)
@@ -166,12 +169,12 @@ func TestClients(t *testing.T) {
 			ends = append(ends, end)
 		}
 		if n := after(time.Hour, ends...); n != 0 {
-			t.Errorf("%d closed at the limit, in an hour", n)
+			tb.Errorf("%d closed at the limit, in an hour", n)
 		}
 		ends[0].send(statusRequest())
 		dial("192.0.2.2", true).send(statusRequest())
 		if after(0, ends...) != 1 || !ends[1].closed.Load() {
-			t.Errorf("one beyond the limit closes %d, the idle one %v", after(0, ends...), ends[1].closed.Load())
+			tb.Errorf("one beyond the limit closes %d, the idle one %v", after(0, ends...), ends[1].closed.Load())
 		}
 	})
 }
@@ -179,25 +182,27 @@ func TestClients(t *testing.T) {
 // TestFrames: few may send a large frame at a time, and none may take its time.
 func TestFrames(t *testing.T) {
 	t.Run("large", func(t *testing.T) {
-		virtual(t, false, func(t *testing.T, dial func(string, bool) *far) {
+		virtual(t, false, func(tb testing.TB, dial func(string, bool) *far) {
+			tb.Helper()
 			part := append(binary.AppendUvarint(nil, wire.MaxInitFrame), 10)
 			part = append(part, make([]byte, 2*wire.MaxFrame)...)
 			var ends []*far
 			for range branch.MaxLarge + 1 {
 				if n := after(0, ends...); n != 0 {
-					t.Errorf("%d closed of %d", n, len(ends))
+					tb.Errorf("%d closed of %d", n, len(ends))
 				}
 				end := dial("192.0.2.1", true)
 				_, _ = end.nc.Write(part)
 				ends = append(ends, end)
 			}
 			if after(0, ends...) != 1 || !ends[0].closed.Load() {
-				t.Errorf("one beyond the limit closes %d", after(0, ends...))
+				tb.Errorf("one beyond the limit closes %d", after(0, ends...))
 			}
 		})
 	})
 	t.Run("slow", func(t *testing.T) {
-		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+		virtual(t, true, func(tb testing.TB, dial func(string, bool) *far) {
+			tb.Helper()
 			end := dial("192.0.2.1", true)
 			end.send(statusRequest())
 			_ = after(time.Hour)
@@ -205,21 +210,22 @@ func TestFrames(t *testing.T) {
 			for i := range 9 { // a byte a second
 				_, _ = end.nc.Write(frame[i : i+1])
 				if after(time.Second, end) != 0 {
-					t.Errorf("closed after %d s", i)
+					tb.Errorf("closed after %d s", i)
 				}
 			}
 			if after(time.Second+time.Millisecond, end) != 1 {
-				t.Error("a frame may take longer than its timeout")
+				tb.Error("a frame may take longer than its timeout")
 			}
 		})
 	})
 	t.Run("answers that nobody reads", func(t *testing.T) {
-		virtual(t, true, func(t *testing.T, dial func(string, bool) *far) {
+		virtual(t, true, func(tb testing.TB, dial func(string, bool) *far) {
+			tb.Helper()
 			end := dial("192.0.2.1", false)
 			end.send(statusRequest())
 			_ = after(link.WriteTimeout + time.Millisecond)
 			if _, err := end.nc.Write([]byte{0}); err == nil {
-				t.Error("an answer may wait longer than the write timeout")
+				tb.Error("an answer may wait longer than the write timeout")
 			}
 			end = dial("192.0.2.1", false)
 			sent := 0
@@ -230,7 +236,7 @@ func TestFrames(t *testing.T) {
 				synctest.Wait()
 			}
 			if sent != 258 { // one in the writer, 256 in the queue, and the one that closes it
-				t.Errorf("%d requests were taken", sent)
+				tb.Errorf("%d requests were taken", sent)
 			}
 		})
 	})

@@ -157,6 +157,13 @@ func Hunt(r rules.Rule, limit time.Duration) Mutant {
 	for seed := uint64(1); time.Since(began) < limit; seed++ {
 		o := Draw(seed)
 		o.Broken = r.String()
+		switch r { // what its absence needs to show, in every run
+		case rules.NoHashFence:
+			o.Faults, o.FaultMillis, o.PayMillis = []Fault{OldDirectory, Partition}, 1500, 200
+		case rules.StaleReader:
+			o.Busy = 500_000
+		default:
+		}
 		m.Seeds++
 		if result, _ := Run(o, false); result.Violation != nil {
 			m.Found, m.Seed, m.Of = result.Violation, seed, result.Events

@@ -99,6 +99,10 @@ dist-check: ## that two builds of them, from two caches and two folders, are the
 	tools/dist.sh v0.0.0 dist/check/one && GOCACHE=$(CURDIR)/dist/check/cache dist/check/clone/tools/dist.sh v0.0.0 dist/check/two && \
 	diff dist/check/one/SHA256SUMS dist/check/clone/dist/check/two/SHA256SUMS && rm -rf dist/check
 
+.PHONY: picture
+picture: build ## docs/cut.svg, the picture of the README, from a real bank with a kill in the middle of a snapshot
+	@tools/picture.sh
+
 .PHONY: check
 check: $(CHECKS) ## everything that CI runs
 	@git status --short

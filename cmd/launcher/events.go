@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -194,13 +196,16 @@ func (e *events) take() dashboard.Moves {
 	return m
 }
 
-// cutOf is the space-time diagram of a snapshot, from the journals as far as they go back, or else from
-// the record.
+// cutOf is the space-time diagram of a snapshot.
 func cutOf(ctx context.Context, dir string, names []string, snapshot json.RawMessage, id uint64, began time.Time) (dashboard.Cut, error) {
-	events, left, missing, err := readCut(ctx, dir, names, id)
+	events, left, missing, err := readCut(ctx, dir, names, id, false)
 	if err != nil {
 		return dashboard.Cut{}, err
 	}
+	return diagram(snapshot, names, events, left, missing, began), nil
+}
+
+func diagram(snapshot json.RawMessage, names []string, events []record.Drawn, left uint64, missing []string, began time.Time) dashboard.Cut {
 	c := dashboard.Cut{
 		Snapshot: snapshot, LeftOut: left, Branches: names, Events: []dashboard.Move{},
 		Missing: append([]string{}, missing...), // in JSON a list, also when empty
@@ -213,33 +218,47 @@ func cutOf(ctx context.Context, dir string, names []string, snapshot json.RawMes
 		m.Crosses = events[i].Crosses
 		c.Events = append(c.Events, m)
 	}
-	return c, nil
+	return c
 }
 
 var errEnough = errors.New("no more is needed")
 
-func readCut(ctx context.Context, dir string, names []string, id uint64) ([]record.Drawn, uint64, []string, error) {
-	cut := record.NewCut(id, names, record.DefaultDrawn)
-	add := func(e *record.Event) error {
-		if cut.Add(e) {
-			return errEnough
+// readCut collects a cut from the journals as far as they go back, and from the record; recordFirst prefers
+// the record, which also has what no journal holds: crashes and pauses.
+func readCut(ctx context.Context, dir string, names []string, id uint64, recordFirst bool) (best []record.Drawn, left uint64, missing []string, err error) {
+	journals := func(see func(*record.Event) error) error {
+		follower := record.Follow(dir, names, false)
+		defer follower.Close()
+		return follower.Poll(see)
+	}
+	file := func(see func(*record.Event) error) error {
+		err := record.ReadFile(filepath.Join(dir, record.EventsFile), func(record.Header) error { return nil }, see)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
 		}
-		return ctx.Err()
+		return err
 	}
-	follower := record.Follow(dir, names, false)
-	defer follower.Close()
-	if err := follower.Poll(add); err != nil && !errors.Is(err, errEnough) {
-		return nil, 0, nil, err
+	sources := []func(func(*record.Event) error) error{journals, file}
+	if recordFirst {
+		slices.Reverse(sources)
 	}
-	events, left, missing := cut.Result()
-	if len(missing) == 0 {
-		return events, left, missing, nil
+	for i, source := range sources {
+		cut := record.NewCut(id, names, record.DefaultDrawn)
+		err := source(func(e *record.Event) error {
+			if cut.Add(e) {
+				return errEnough
+			}
+			return ctx.Err()
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return nil, 0, nil, err
+		}
+		if e, l, m := cut.Result(); i == 0 || len(m) < len(missing) {
+			best, left, missing = e, l, m
+		}
+		if len(missing) == 0 {
+			break
+		}
 	}
-	recorded := record.NewCut(id, names, record.DefaultDrawn)
-	cut = recorded
-	err := record.ReadFile(filepath.Join(dir, record.EventsFile), func(record.Header) error { return nil }, add)
-	if e, l, m := recorded.Result(); (err == nil || errors.Is(err, errEnough)) && len(m) < len(missing) {
-		return e, l, m, nil
-	}
-	return events, left, missing, nil
+	return best, left, missing, nil
 }

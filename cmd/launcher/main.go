@@ -41,6 +41,8 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
   ./launcher 4000 branches.txt --detach             Ctrl-C ends the launcher alone
   ./launcher 4000 branches.txt --tls auto           links and controller by mutual TLS, certificates in the data directory
   ./launcher certs branches.txt DIR                 certificates for --tls DIR, made or renewed
+  ./launcher 4000 branches.txt --record             every event in events.jsonl, with vector clocks
+  ./launcher show 10                                a snapshot as text, with the cut
 
 Usage: ./launcher <total> <file> [flags]; the file has one "<name> <ip> <port>" per line.
 Exit codes: 0 done or stopped, 1 failure, 2 usage, 3 the books do not balance, 4 branches not ready,
@@ -117,6 +119,9 @@ type options struct {
 func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 3 && args[0] == "certs" {
 		return makeCertificates(args[1], args[2], stdout)
+	}
+	if len(args) > 0 && args[0] == "show" {
+		return runShow(ctx, args[1:], stdout)
 	}
 	if len(args) > 0 {
 		if _, ok := commands()[args[0]]; ok {

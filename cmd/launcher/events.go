@@ -56,6 +56,9 @@ func newEvents(o *options, began time.Time) (*events, error) {
 		return nil, nil //nolint:nilnil // there is none
 	}
 	e := &events{o: o, began: began, stride: 1, follower: record.Follow(o.DataDir, names, o.record != "")}
+	for name := range o.remote {
+		e.follower.Absent(name)
+	}
 	if o.record == "" {
 		return e, nil
 	}

@@ -85,7 +85,9 @@ func (l *live) process(e supervise.Event) {
 	case supervise.EventResumed:
 		l.events.note(e.Child, record.Resumed, "")
 	case supervise.EventExited:
-		l.events.note(e.Child, record.Crash, e.Exit)
+		if e.Cause != supervise.InOrder {
+			l.events.note(e.Child, record.Crash, e.Exit)
+		}
 	default:
 	}
 	if f.Kind != "" && l.server != nil && (f.Kind != "restarting" || e.Restarts > 0) {
@@ -146,7 +148,7 @@ func (l *live) Hello() dashboard.Hello {
 		h.Settings.Amount = *a
 	}
 	for _, b := range l.o.Roster.Branches {
-		h.Roster = append(h.Roster, dashboard.Member{Name: b.Name, Address: b.Addr()})
+		h.Roster = append(h.Roster, dashboard.Member{Name: b.Name, Address: b.Addr(), Remote: l.o.remote[b.Name]})
 	}
 	return h
 }

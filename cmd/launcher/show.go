@@ -32,7 +32,9 @@ stay.
 
 // runShow is `launcher show ID`. It reads files alone; the bank may be running.
 func runShow(ctx context.Context, args []string, stdout io.Writer) error {
-	usage := func(format string, args ...any) error { return &controller.UsageError{Err: fmt.Errorf(format, args...)} }
+	usage := func(format string, args ...any) error {
+		return &controller.UsageError{Err: fmt.Errorf(format, args...)}
+	}
 	fs := pflag.NewFlagSet("launcher show", pflag.ContinueOnError)
 	fs.Usage = func() {}
 	dir := fs.String("data-dir", "", "of the bank (default: see above)")

@@ -11,7 +11,7 @@ import (
 
 // States of a branch, as cutbank_branch_state has them.
 func states() []string {
-	return []string{"starting", "running", "ready", "suspect", "stopping", "backoff", "failed", "stopped", "paused", "remote"}
+	return []string{"starting", "running", "ready", "suspect", "stopping", "backoff", "failed", "stopped", "paused", "remote", "away"}
 }
 
 // Metrics is what Prometheus reads of a bank. Everything but the outcomes of snapshots is asked of the bank

@@ -278,7 +278,7 @@ func TestSecondCtrlC(t *testing.T) {
 // TestChaos: kills, hangs and cut links on end; every snapshot is exact, and the score is told.
 func TestChaos(t *testing.T) {
 	b := newBank(t)
-	r := b.start("--chaos", "100ms", "--seed", "7")
+	r := b.start("--chaos", "1s", "--seed", "7")
 	for range 3 {
 		r.until(`^chaos: (kill|stop) branch`)
 	}

@@ -59,6 +59,10 @@ const (
 // exitFailedBranch is the exit code when a branch could not be kept running.
 const exitFailedBranch = 5
 
+// sameCtrlC is how long signals count as the same Ctrl-C: wrappers such as timeout(1) signal the process
+// and then its group.
+const sameCtrlC = 200 * time.Millisecond
+
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
 	force := make(chan struct{})
@@ -67,7 +71,11 @@ func main() {
 	go func() {
 		<-signals
 		stop() // in order
-		<-signals
+		for again := time.Now().Add(sameCtrlC); ; {
+			if <-signals; time.Now().After(again) {
+				break
+			}
+		}
 		signal.Stop(signals) // a third one ends the launcher itself
 		close(force)
 	}()

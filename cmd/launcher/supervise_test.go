@@ -268,6 +268,7 @@ func TestSecondCtrlC(t *testing.T) {
 	r.until(`^snapshot \d+ `)
 	_ = r.cmd.Process.Signal(os.Interrupt)
 	r.until(`^money in snapshot`)
+	time.Sleep(5 * sameCtrlC) // a second one, not the same
 	err := r.end(syscall.SIGINT)
 	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("%v", err)

@@ -10,6 +10,7 @@ export const bandKinds = {
   down: { word: 'down', ink: '--bad', path: 'M0 8L8 0M-2 2L2 -2M6 10L10 6' },
   restarting: { word: 'restarting', ink: '--wait', path: 'M0 4h3' },
   paused: { word: 'paused', ink: '--pause', path: 'M4 0v8' },
+  silent: { word: 'no answer', ink: '--wait', path: 'M4 0v8M0 4h8' },
   cut: { word: 'link cut', ink: '--cut', path: 'M0 2h8M0 6h8' },
 };
 const patterns = new Map();
@@ -112,5 +113,5 @@ export function DurationChart() {
 }
 export function BandKey() {
   return html`<p class="bandkey"><span>Shaded: a branch or link that was</span>${Object.entries(bandKinds).map(([k, b]) => html`<span key=${k} class=${`band ${k}`}>
-    <svg viewBox="0 0 24 12" aria-hidden="true"><rect width="24" height="12" /><path d=${{ down: 'M-2 12L10 0M4 12L16 0M10 12L22 0M16 12L28 0', restarting: 'M2 4h4M10 4h4M18 4h4M6 8h4M14 8h4', paused: 'M4 0v12M10 0v12M16 0v12M22 0v12', cut: 'M0 3h24M0 6h24M0 9h24' }[k]} /></svg>${b.word}</span>`)}</p>`;
+    <svg viewBox="0 0 24 12" aria-hidden="true"><rect width="24" height="12" /><path d=${{ down: 'M-2 12L10 0M4 12L16 0M10 12L22 0M16 12L28 0', restarting: 'M2 4h4M10 4h4M18 4h4M6 8h4M14 8h4', paused: 'M4 0v12M10 0v12M16 0v12M22 0v12', silent: 'M4 0v12M10 0v12M16 0v12M22 0v12M0 6h24', cut: 'M0 3h24M0 6h24M0 9h24' }[k]} /></svg>${b.word}</span>`)}</p>`;
 }

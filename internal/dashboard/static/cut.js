@@ -13,7 +13,7 @@ export function read({ snapshot, branches, events, left_out, missing }) {
   const rows = new Map(branches.map((b, i) => [b, i]));
   const messages = new Map(), markers = new Map(), records = new Map();
   for (const e of events) {
-    if (!rows.has(e.branch)) continue;
+    if (!rows.has(e.branch) || (e.snapshot_id && e.snapshot_id !== snapshot.snapshot_id)) continue; // another snapshot's
     if (e.kind === 'record') { records.set(e.branch, e); continue; }
     const sent = e.kind === 'send' || e.kind === 'marker_sent';
     const [src, dst] = sent ? [e.branch, e.peer] : [e.peer, e.branch];
@@ -26,7 +26,8 @@ export function read({ snapshot, branches, events, left_out, missing }) {
     m.crosses ||= e.crosses === true;
   }
   const list = [...messages.values()];
-  return { snapshot, branches, rows, records, markers: [...markers.values()], messages: list, crossing: list.filter((m) => m.crosses), leftOut: left_out, missing: missing ?? [], events };
+  const balances = new Map(snapshot.branches?.map((b) => [b.name, b.balance]));
+  return { snapshot, branches, rows, records, balances, markers: [...markers.values()], messages: list, crossing: list.filter((m) => m.crosses), leftOut: left_out, missing: missing ?? [], events };
 }
 
 // byOrder gives each event the place that Lamport's clock does: after what came before it on its
@@ -122,13 +123,14 @@ function Diagram({ d, g, svgRef, lit }) {
       <text class="who" x=${g.left - 10} y=${g.py(b) + 4.500} text-anchor="end">${b}</text></g>`)}
     ${downs.map((b) => { const x1 = Math.max(g.left, g.px(b.from)), x2 = Math.min(g.w - g.right, b.to === null ? g.w : g.px(b.to)); return x2 > x1 && html`<g class=${`outage ${b.kind}`}>
       <rect x=${f(x1)} y=${g.py(b.branch) - 7} width=${f(Math.max(3, x2 - x1))} height="14" rx="3" /><text x=${f(x1 + 5)} y=${g.py(b.branch) + 20}>${bandKinds[b.kind].word}</text></g>`; })}
-    <g class="plain">${g.plain.map((m) => html`<g key=${m.key} class="msg"><line x1=${f(m.x1)} y1=${f(m.y1)} x2=${f(m.x2)} y2=${f(m.y2)} /><path d=${m.head} /><title>${title(m)}</title></g>`)}</g>
-    <g class="markers">${g.markers.map((m) => html`<g key=${m.key} class="marker"><line x1=${f(m.x1)} y1=${f(m.y1)} x2=${f(m.x2)} y2=${f(m.y2)} /><path d=${m.head} /><title>${`marker ${m.src} → ${m.dst}`}</title></g>`)}</g>
+    <clipPath id="shown"><rect x=${g.left} y="0" width=${f(g.w - g.left - g.right + 6)} height=${g.h} /></clipPath>
+    <g class="plain" clip-path="url(#shown)">${g.plain.map((m) => html`<g key=${m.key} class="msg"><line x1=${f(m.x1)} y1=${f(m.y1)} x2=${f(m.x2)} y2=${f(m.y2)} /><path d=${m.head} /><title>${title(m)}</title></g>`)}</g>
+    <g class="markers" clip-path="url(#shown)">${g.markers.map((m) => html`<g key=${m.key} class="marker"><line x1=${f(m.x1)} y1=${f(m.y1)} x2=${f(m.x2)} y2=${f(m.y2)} /><path d=${m.head} /><title>${`marker ${m.src} → ${m.dst}`}</title></g>`)}</g>
     ${path && html`<path class="cutline halo" d=${path} /><path class="cutline" d=${path} />`}
     <g class="crossings">${g.crossing.map((m) => { const t = num(m.money), wide = t.length * 7.4 * rem() + 12, tall = 18 * rem(); return html`<g key=${m.key} class=${`msg crosses ${lit === m.key ? 'lit' : ''}`} data-key=${m.key}><line x1=${f(m.x1)} y1=${f(m.y1)} x2=${f(m.x2)} y2=${f(m.y2)} /><path d=${m.head} />
       <circle cx=${f(m.at.x)} cy=${f(m.at.y)} r="3" /><g transform=${`translate(${f(m.label.x)} ${f(m.label.y)})`}>${(labelled.has(m.key) || lit === m.key) && html`<rect x=${f(-wide / 2)} y=${f(-tall / 2)} width=${f(wide)} height=${f(tall)} rx=${f(tall / 2)} /><text y=${f(4 * rem())} text-anchor="middle">${t}</text>`}</g><title>${title(m)}</title></g>`; })}</g>
     ${g.cut.map((c) => { const began = c.b === s.initiator; return html`<g key=${c.b} class=${`recorded ${began ? 'began' : ''}`} transform=${`translate(${f(c.x)} ${f(c.y)})`}>
-      <circle r=${began ? 7.500 : 5.500} />${g.row >= 40 && html`<text x="9" y="-9">${num(c.e.money)}</text>`}<title>${`${c.b} records its balance: ${num(c.e.money)}${began ? ', and begins the snapshot' : ''}`}</title></g>`; })}
+      <circle r=${began ? 7.500 : 5.500} />${g.row >= 40 && html`<text x="9" y="-9">${num(d.balances.get(c.b) ?? 0)}</text>`}<title>${`${c.b} records its balance: ${num(d.balances.get(c.b) ?? 0)}${began ? ', and begins the snapshot' : ''}`}</title></g>`; })}
     <${Axis} g=${g} />
   </svg>`;
 }
@@ -199,13 +201,14 @@ export function Cut({ id, pace = 3500, moving = false }) {
   const newest = (moving && bank.snapshots.findLast((r) => whole(r) && r.in_transit > 0) || bank.last)?.snapshot_id ?? null;
   const [followed, follow] = useState(newest);
   const since = useRef(0);
-  useEffect(() => {
-    if (id || !newest || newest === followed) return undefined;
-    const t = setTimeout(() => { since.current = Date.now(); follow(newest); }, Math.max(0, pace - (Date.now() - since.current)));
-    return () => clearTimeout(t);
-  }, [id, newest, followed, pace]);
   const want = id ?? followed;
   const { id: got, raw, data, error } = useCut(want);
+  useEffect(() => {
+    // Not before the last one is there, or a slow launcher would never be heard out.
+    if (id || !newest || newest === followed || (followed && got !== followed)) return undefined;
+    const t = setTimeout(() => { since.current = Date.now(); follow(newest); }, Math.max(0, pace - (Date.now() - since.current)));
+    return () => clearTimeout(t);
+  }, [id, newest, followed, got, pace]);
   const [box, width] = useWidth(1000);
   const svg = useRef(null);
   const [zoom, setZoom] = useState(1);

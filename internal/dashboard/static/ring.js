@@ -45,6 +45,7 @@ function curve(a, b, r, middle, pull) {
   };
   return { a: rim(a, 3), c, b: rim(b, 6) };
 }
+const trace = ({ a, c, b }) => `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${c.x.toFixed(1)} ${c.y.toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}`;
 function along({ a, c, b }, t) {
   const u = 1 - t;
   return { x: u * u * a.x + 2 * u * t * c.x + t * t * b.x, y: u * u * a.y + 2 * u * t * c.y + t * t * b.y };
@@ -61,18 +62,22 @@ export function Ring({ selected, onSelect, focusChannel }) {
     const at = new Map(names.map((name, i) => [name, nodes[i]]));
     const curves = new Map();
     for (const src of names) for (const dst of names) if (src !== dst) curves.set(`${src}>${dst}`, curve(at.get(src), at.get(dst), r, { x: w / 2, y: h / 2 }, names.length > 5 ? 0.4 : 0));
-    return { at, r, curves };
+    const web = [...curves.values()].map(trace).join('');
+    return { at, r, curves, web };
   }, [w, h, names.join(), rem()]);
   const idle = new Set((s?.branches ?? []).filter((b) => b.state !== 'ready' && b.state !== 'remote').map((b) => b.name));
   const shown = (s?.channels ?? []).filter((c) => place.curves.has(`${c.src}>${c.dst}`))
     .map((c) => ({ ...c, severed: !c.up && !idle.has(c.src) && !idle.has(c.dst) })); // not just for want of an end
   const labelled = new Set(shown.filter((c) => c.in_transit > 0).sort((a, b) => b.in_transit - a.in_transit)
     .filter((c, i) => names.length <= 5 || i < 5 || selected === c.src || selected === c.dst));
-  return html`<div class=${`ring ${names.length > 8 ? 'dense' : ''}`} ref=${box}>
+  const dense = names.length > 8; // then the idle channels are one path, or drawing them costs too much
+  const drawn = dense ? shown.filter((c) => c.in_transit > 0 || c.severed || c.refused) : shown;
+  return html`<div class=${`ring ${dense ? 'dense' : ''}`} ref=${box}>
     <svg width=${w} height=${h} viewBox=${`0 0 ${w} ${h}`} aria-hidden="true">
-      <g>${shown.map((c) => html`<${Channel} key=${`${c.src}>${c.dst}`} c=${c} path=${place.curves.get(`${c.src}>${c.dst}`)}
+      ${dense && html`<path class="web" d=${place.web} />`}
+      <g>${drawn.map((c) => html`<${Channel} key=${`${c.src}>${c.dst}`} c=${c} path=${place.curves.get(`${c.src}>${c.dst}`)}
         dim=${selected && selected !== c.src && selected !== c.dst} focus=${focusChannel === `${c.src}>${c.dst}`} />`)}</g>
-      <g>${shown.map((c) => html`<${Label} key=${`${c.src}>${c.dst}`} c=${c} path=${place.curves.get(`${c.src}>${c.dst}`)} on=${labelled.has(c)} />`)}</g>
+      <g>${drawn.map((c) => html`<${Label} key=${`${c.src}>${c.dst}`} c=${c} path=${place.curves.get(`${c.src}>${c.dst}`)} on=${labelled.has(c)} />`)}</g>
     </svg>
     <${Dots} w=${w} h=${h} place=${place} />
     <svg class="nodes" width=${w} height=${h} viewBox=${`0 0 ${w} ${h}`} role="group" aria-label="Branches">
@@ -84,12 +89,11 @@ export function Ring({ selected, onSelect, focusChannel }) {
   </div>`;
 }
 
-function Channel({ c, path: { a, c: q, b }, dim, focus }) {
+function Channel({ c, path, dim, focus }) {
   const active = c.in_transit > 0;
-  const width = active ? 1.6 + 5 * Math.sqrt(Math.min(1, c.in_transit / (bank.hello.total / bank.hello.roster.length))) : bank.hello.roster.length > 8 ? 0.7 : 1;
+  const width = active ? 1.6 + 5 * Math.sqrt(Math.min(1, c.in_transit / (bank.hello.total / bank.hello.roster.length))) : 1;
   const classes = ['channel', active && 'active', !c.up && 'down', c.severed && 'severed', c.refused && 'refused', dim && 'dim', focus && 'focus'];
-  return html`<path class=${classes.filter(Boolean).join(' ')} stroke-width=${width.toFixed(2)}
-    d=${`M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${q.x.toFixed(1)} ${q.y.toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}`} />`;
+  return html`<path class=${classes.filter(Boolean).join(' ')} stroke-width=${width.toFixed(2)} d=${trace(path)} />`;
 }
 
 function Label({ c, path, on }) {

@@ -60,7 +60,7 @@ export function notice(text, bad = false) {
 
 // Bands
 
-const opens = { killed: 'down', exited: 'down', hung: 'down', failed: 'down', restarting: 'restarting', paused: 'paused', cut: 'cut' };
+const opens = { killed: 'down', exited: 'down', hung: 'silent', failed: 'down', restarting: 'restarting', paused: 'paused', cut: 'cut' };
 
 const openBands = (branch) => bank.bands.filter((b) => b.branch === branch && b.to === null && b.kind !== 'cut');
 
@@ -69,7 +69,11 @@ function openBand(branch, kind, from, peer = '') {
   cap(bank.bands, keep.bands);
 }
 
+const faultWords = { killed: 'was killed', exited: 'ended', paused: 'is paused', resumed: 'goes on', restarting: 'is started again', ready: 'is ready', hung: 'does not answer', failed: 'could not be started', cut: 'was cut off', healed: 'is linked again' };
 function fault(f) {
+  const who = f.peer ? `${f.branch} – ${f.peer}` : f.branch;
+  const word = faultWords[f.kind] ?? f.kind;
+  f.text = f.text?.includes(f.branch) ? f.text : `${who} ${word}${f.text && f.text !== word ? `: ${f.text}` : ''}`;
   bank.faults.unshift({ ...f, key: `${f.at_ms} ${f.branch} ${f.kind} ${f.peer ?? ''}` });
   bank.faults.length = Math.min(bank.faults.length, keep.faults);
   bank.said = f.text;
@@ -85,7 +89,7 @@ function fault(f) {
 }
 
 // What the stream does not say as a fault (it began before the page did) is seen in the state.
-const seen = { paused: 'paused', backoff: 'down', failed: 'down', starting: 'restarting' };
+const seen = { paused: 'paused', suspect: 'silent', backoff: 'down', failed: 'down', starting: 'restarting' };
 function reconcile(s) {
   for (const b of s.branches) {
     const open = openBands(b.name);
@@ -129,6 +133,7 @@ const handlers = {
   hello(h) {
     // Another bank, or another time in a replay: what was known of snapshots no longer holds.
     if (bank.hello && (bank.hello.total !== h.total || h.replay)) { bank.snapshots = []; bank.last = null; }
+    if (bank.hello) renewToken();
     bank.hello = h;
     bank.wall = Date.parse(h.started_at);
     bank.notShown = 0;
@@ -207,15 +212,14 @@ async function get(path) {
 export const getCut = (id) => get(`/api/cut/${id}`);
 export const getSnapshot = (id) => get(`/api/snapshots/${id}`);
 
-let token = document.querySelector('meta[name=cutbank-token]').content;
+// The token of this run; another run of the launcher has another one, which its page tells.
+let token = Promise.resolve(document.querySelector('meta[name=cutbank-token]').content);
+function renewToken() {
+  token = fetch('/').then((a) => a.text()).then((text) => new DOMParser().parseFromString(text, 'text/html').querySelector('meta[name=cutbank-token]').content).catch(() => '');
+}
 async function post(path, body) {
-  const send = () => fetch(path, { method: 'POST', headers: { 'Content-Type': 'application/json', 'X-Cutbank-Token': token }, body: JSON.stringify(body) });
-  let answer = await send();
-  if (answer.status === 401 || answer.status === 403) { // another run of the launcher has another token
-    const page = new DOMParser().parseFromString(await (await fetch('/')).text(), 'text/html');
-    const fresh = page.querySelector('meta[name=cutbank-token]')?.content;
-    if (fresh && fresh !== token) { token = fresh; answer = await send(); }
-  }
+  const headers = { 'Content-Type': 'application/json', 'X-Cutbank-Token': await token };
+  const answer = await fetch(path, { method: 'POST', headers, body: JSON.stringify(body) });
   return answer.json().catch(() => ({ error: `the launcher answered ${answer.status}` }));
 }
 

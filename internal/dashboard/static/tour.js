@@ -24,9 +24,8 @@ async function until(ask) {
 async function killInSnapshot() {
   const before = Math.max(baseId(), ...bank.running.keys(), 0);
   const names = bank.hello.roster.map((b) => b.name);
-  const started = control('snapshot', names[0]);
+  control('snapshot', names[0]); // answers when the snapshot is complete
   const id = await until(() => [...bank.running.keys()].find((k) => k > before) ?? (baseId() > before && baseId()));
-  await started;
   if (!id) return;
   const began = bank.running.get(id)?.initiator ?? names[0];
   const victim = names.find((n) => n !== began && bank.state.branches.find((b) => b.name === n)?.state === 'ready');
@@ -70,7 +69,7 @@ function Kill() {
   if (!story.snapshot) return html`<p class="soft">Nothing was killed by the tour yet.</p>`;
   const b = bank.state?.branches.find((x) => x.name === story.branch), r = bank.snapshots.find((x) => x.snapshot_id === story.snapshot);
   const back = bank.faults.find((f) => f.branch === story.branch && f.kind === 'ready' && f.at_ms > story.killedAt);
-  const done = (yes, text) => html`<li class=${yes ? 'done' : ''}><${Icon} name=${yes ? 'check' : 'clock'} />${text}</li>`;
+  const done = (yes, text) => html`<li class=${yes ? 'done' : ''}><${Icon} name=${yes ? 'check' : 'clock'} /><span>${text}</span></li>`;
   return html`<ol class="steps">${done(true, `snapshot ${story.snapshot} began`)}${done(true, `${story.branch} was killed`)}
     ${done(back, back ? `${story.branch} is back after ${ms(Math.max(0, back.at_ms - story.killedAt))}` : `${story.branch}: ${b?.state ?? 'gone'}`)}
     ${done(r && whole(r), r ? html`snapshot ${story.snapshot}: <b>${num(r.in_branches)} + ${num(r.in_transit)} = ${num(sumOf(r))}</b>, ${r.status}` : `snapshot ${story.snapshot} waits`)}</ol>`;

@@ -53,6 +53,20 @@ func Audit(id, total uint64, names []string, parts []*part) []Difference {
 	return found
 }
 
+// auditPlain is Audit without what only branches of cutbank tell.
+func auditPlain(_, total uint64, names []string, parts []*part) []Difference {
+	var found []Difference
+	for i, p := range parts {
+		if n := len(p.GetChannelState()); n != len(names)-1 {
+			found = append(found, Difference{Branch: names[i], What: fmt.Sprintf("answered %d channel states for %d peers", n, len(names)-1)})
+		}
+	}
+	if d, ok := auditSum(total, parts); !ok {
+		found = append(found, d)
+	}
+	return found
+}
+
 func shape(id uint64, peers int, p *part) string {
 	if p == nil {
 		return "did not answer"

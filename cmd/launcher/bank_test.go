@@ -12,10 +12,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
+
+// nextPort keeps the rosters of a test apart that are written before anyone listens.
+var nextPort atomic.Int64
 
 // bank is a directory with the two programs and a roster in it.
 type bank struct {
@@ -32,8 +36,23 @@ func newBank(t *testing.T, flags ...string) *bank {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	rosterFile(t, b.dir, "branches.txt")
+	t.Cleanup(func() {
+		if pids := b.pids(""); len(pids) > 0 {
+			t.Errorf("processes left: %v", pids)
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
+	return b
+}
+
+// rosterFile writes a roster of four free ports.
+func rosterFile(t *testing.T, dir, name string) string {
+	t.Helper()
 	var roster strings.Builder
-	port := 20000 + os.Getpid()%8000 // below the ports that the system gives to dialling ends
+	port := 20000 + (os.Getpid()+int(nextPort.Add(100)))%12000 // below the ports that the system gives to dialling ends
 	for i := range 4 {
 		for ; ; port++ {
 			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
@@ -44,18 +63,10 @@ func newBank(t *testing.T, flags ...string) *bank {
 		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", i+1, port)
 		port++
 	}
-	if err := os.WriteFile(filepath.Join(b.dir, "branches.txt"), []byte(roster.String()), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(roster.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if pids := b.pids(""); len(pids) > 0 {
-			t.Errorf("processes left: %v", pids)
-			for _, pid := range pids {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
-	})
-	return b
+	return name
 }
 
 func (b *bank) command(args ...string) *exec.Cmd {

@@ -20,6 +20,7 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/controller"
+	"cutbank/internal/foreign"
 	"cutbank/internal/journal"
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/link"
@@ -43,9 +44,12 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
   ./launcher certs branches.txt DIR                 certificates for --tls DIR, made or renewed
   ./launcher 4000 branches.txt --record             every event in events.jsonl, with vector clocks
   ./launcher show 10                                a snapshot as text, with the cut
+  ./launcher 4000 branches.txt --branch-cmd 'python3 mybranch.py {name} {port}' --snapshots 5
+                                                    somebody else's branches, held against the assignment
 
 Usage: ./launcher <total> <file> [flags]; the file has one "<name> <ip> <port>" per line.
-Exit codes: 0 done or stopped, 1 failure, 2 usage, 3 the books do not balance, 4 branches not ready,
+Exit codes: 0 done or stopped, 1 failure, 2 usage, 3 the books do not balance (with --branch-cmd: a rule
+of the assignment is broken), 4 branches not ready,
 5 stopped while a branch was failed, 75 data directory in use.
 
 `
@@ -55,6 +59,9 @@ const (
 	defaultInterval  = 500 * time.Millisecond
 	defaultLinkDelay = "50ms-250ms"
 )
+
+// exitNotReady is the exit code when branches are not ready in time.
+const exitNotReady = 4
 
 // exitFailedBranch is the exit code when a branch could not be kept running.
 const exitFailedBranch = 5
@@ -96,9 +103,15 @@ func (e *failedError) Error() string {
 func exitCode(err error) int {
 	var held *lifecycle.HeldError
 	var failed *failedError
+	var broken *brokenError
+	var unopened *foreign.WaitError
 	switch {
 	case errors.As(err, &held):
 		return lifecycle.ExitLocked
+	case errors.As(err, &broken):
+		return exitBroken
+	case errors.As(err, &unopened):
+		return exitNotReady
 	case errors.As(err, &failed) && controller.ExitCode(err) == 1:
 		return exitFailedBranch
 	}
@@ -116,11 +129,12 @@ type options struct {
 	record    string // "", recordEvents or recordShiViz
 	tlsDir    string // empty: plaintext
 	detach    bool
-	alone     bool // --no-controller: another launcher's serves this bank
+	alone     bool        // --no-controller: another launcher's serves this bank
 	down      atomic.Bool // "./launcher down" was asked for
 	chaos     time.Duration
 	remote    map[string]bool // branches that are not this machine's
 	force     <-chan struct{} // closed by the second Ctrl-C
+	foreign   foreignOptions
 	out       *controller.Output
 }
 
@@ -142,6 +156,9 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	}
 	out := o.NewOutput(stdout, stderr)
 	o.out = out
+	if len(o.foreign.commands) > 0 {
+		return o.runForeign(ctx, out, stdout)
+	}
 	out.Say("launcher: %d in %d branches of %s, data in %s", o.Total, len(o.Roster.Branches), o.Roster.File, o.DataDir)
 	unlock, err := o.takeDirectory(out)
 	if err != nil {
@@ -333,6 +350,7 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
 	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
 	fs.BoolVar(&o.alone, "no-controller", false, "only supervise this machine's branches: the launcher of another host runs the controller (no dashboard here)")
+	o.foreign.flags(fs)
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages(), "\n", commandHelp)
 		return true, err
@@ -369,6 +387,9 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	}
 	if err != nil {
 		return false, &controller.UsageError{Err: err}
+	}
+	if o.foreign.on(fs) {
+		return false, o.parseForeign(fs)
 	}
 	if o.Settings.Interval == nil {
 		interval := defaultInterval

@@ -6,7 +6,9 @@ from branch import Branch, main
 class Wrong(Branch):
     def send_markers(self, snapshot_id):
         self.changed.wait(timeout=0.02)
-        self.transfer(list(self.peers)[-1], self.amount())
+        money = self.amount()
+        if money <= self.balance:
+            self.transfer(list(self.peers)[-1], money)
         super().send_markers(snapshot_id)
 
 

@@ -102,6 +102,9 @@ func (o *options) runForeign(ctx context.Context, out *controller.Output, stdout
 	if err := o.checkPorts(); err != nil {
 		return err
 	}
+	if len(o.remote) > 0 {
+		return &controller.UsageError{Err: fmt.Errorf("%s names other machines: --branch-cmd runs all branches on this one", o.Roster.File)}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	report, err := foreign.Run(ctx, foreign.Config{

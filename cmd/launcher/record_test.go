@@ -48,7 +48,7 @@ func get(t *testing.T, url string) []byte {
 	return body
 }
 
-// TestRecord: a recorded bank whose branches are killed, and then the launcher too. The metrics are all
+// TestRecord: a recorded bank whose branches are killed, and then the launcher, without which they go on. The metrics are all
 // there; the diagram of each snapshot has exactly the crossing messages that the channels counted; and the
 // record has, before each cut, exactly what the snapshot says was sent and received there.
 func TestRecord(t *testing.T) {
@@ -203,7 +203,7 @@ func checkRecord(t *testing.T, b *bank) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kinds[record.Crash] < 2 || kinds[record.Recovered] < 6 || kinds[record.Start] != 4 || kinds[record.Gap] != 0 {
+	if kinds[record.Crash] < 2 || kinds[record.Recovered] < 2 || kinds[record.Start] != 4 || kinds[record.Gap] != 0 {
 		t.Errorf("kinds of events: %v", kinds)
 	}
 	for _, r := range snapshots(t, b) {
@@ -250,7 +250,7 @@ func checkMetrics(t *testing.T, body []byte) {
 		"cutbank_total_money":                                                    "4000",
 		"cutbank_snapshot_imbalance_money":                                       "0",
 		`cutbank_snapshots_total{status="inconsistent"}`:                         "0",
-		`cutbank_branch_restarts_total{branch="branch2",reason="signal killed"}`: "1",
+		`cutbank_branch_restarts_total{branch="branch2",reason="killed"}`: "1",
 		`cutbank_branch_state{branch="branch1",state="failed"}`:                  "0",
 	} {
 		if values[series] != want {

@@ -247,11 +247,11 @@ func checkMetrics(t *testing.T, body []byte) {
 		t.Errorf("%d metrics: %v", len(found), found)
 	}
 	for series, want := range map[string]string{
-		"cutbank_total_money":                                                    "4000",
-		"cutbank_snapshot_imbalance_money":                                       "0",
-		`cutbank_snapshots_total{status="inconsistent"}`:                         "0",
+		"cutbank_total_money":                                             "4000",
+		"cutbank_snapshot_imbalance_money":                                "0",
+		`cutbank_snapshots_total{status="inconsistent"}`:                  "0",
 		`cutbank_branch_restarts_total{branch="branch2",reason="killed"}`: "1",
-		`cutbank_branch_state{branch="branch1",state="failed"}`:                  "0",
+		`cutbank_branch_state{branch="branch1",state="failed"}`:           "0",
 	} {
 		if values[series] != want {
 			t.Errorf("%s is %q, not %s", series, values[series], want)

@@ -128,7 +128,7 @@ func (b *bank) serve(http string) (address string, stop func()) {
 	r := b.start("--http", http, "--snapshot-interval", "1s", "--interval", "100ms", "--link-delay", "50ms-150ms")
 	stop = sync.OnceFunc(func() {
 		_ = r.cmd.Process.Signal(os.Interrupt)
-		for range r.lines { //nolint:revive // to their end
+		for range r.lines { // to their end
 		}
 		if err := r.cmd.Wait(); err != nil {
 			b.t.Errorf("launcher: %v", err)

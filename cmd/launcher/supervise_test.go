@@ -353,7 +353,7 @@ func TestChaosChoices(t *testing.T) {
 		}
 		return all
 	}
-	if choices(1) != choices(1) || choices(1) == choices(2) {
+	if first, again := choices(1), choices(1); first != again || first == choices(2) {
 		t.Error("choices are not those of the seed")
 	}
 	for _, verb := range []string{"kill", "stop", "cut"} {

@@ -66,7 +66,8 @@ func TestCycles(t *testing.T) {
 	}
 	deadline := time.Now().Add(time.Minute)
 	has := lowest()
-	for ; (has.goroutines > had.goroutines+2 || has.descriptors > had.descriptors) && time.Now().Before(deadline); has = lowest() {
+	for (has.goroutines > had.goroutines+2 || has.descriptors > had.descriptors) && time.Now().Before(deadline) {
+		has = lowest()
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)

@@ -34,6 +34,7 @@ type mismatch struct {
 	text   string
 	marker string // a late marker
 	twice  bool   // counted in the balance and in the channels
+	order  bool   // channel states in another order
 }
 
 func (j *Judge) start(e Event) {
@@ -183,7 +184,8 @@ func (j *Judge) cut(s *snapshot, self int) {
 				j.kept(Order)
 			}
 			j.first(s, self, recorded)
-		case d == 0 && s.permuted(others, self, a.States, recorded):
+		case d == 0 && s.permuted(others, self, a.States, recorded, -1):
+			j.reordered = true
 			i := others[misfit]
 			j.broken(Order, a, fmt.Sprintf("ReturnSnapshot %d: channel states %v: %d is not what was on its way on %s, but in another order all fit: "+
 				"another order than the file's, or senders mixed up", s.id, a.States, a.States[misfit], j.arrow(i, self)))
@@ -236,13 +238,13 @@ func (s *snapshot) seen(from, to int, recorded int64) string {
 	return text
 }
 
-// permuted tells whether the states fit the channels in another order.
-func (s *snapshot) permuted(others []int, self int, states []uint64, recorded int64) bool {
+// permuted tells whether the states fit the channels in some order, in which channel empty has none.
+func (s *snapshot) permuted(others []int, self int, states []uint64, recorded int64, empty int) bool {
 	used := make([]int, len(others)) // by state: channel + 1
 	var place func(channel int, seen []bool) bool
 	place = func(channel int, seen []bool) bool { // an augmenting path
 		for k, money := range states {
-			if seen[k] || !s.fits(others[channel], self, money, recorded) {
+			if seen[k] || others[channel] == empty && money > 0 || !s.fits(others[channel], self, money, recorded) {
 				continue
 			}
 			seen[k] = true
@@ -285,8 +287,14 @@ func (j *Judge) first(s *snapshot, self int, recorded int64) {
 		}
 	}
 	e.From, e.To = first[0], self
-	j.broken(FirstMarker, e, fmt.Sprintf("ReturnSnapshot %d of %s: the first marker came here, but the channel is not empty: %d",
-		s.id, j.names[self], a.States[other(self, first[0])]))
+	m := mismatch{e: e, text: fmt.Sprintf("ReturnSnapshot %d of %s: the first marker came here, but the channel is not empty: %d",
+		s.id, j.names[self], a.States[other(self, first[0])])}
+	m.order = j.difference(s, self) == 0 && slices.ContainsFunc(first, func(i int) bool {
+		return s.permuted(j.others(self), self, a.States, recorded, i)
+	})
+	if len(j.notEmpty) < maxMismatch {
+		j.notEmpty = append(j.notEmpty, m)
+	}
 }
 
 // difference is how much more a branch reports than what passed.

@@ -79,7 +79,9 @@ type Judge struct {
 	order     []uint64 // ids of snapshots, as they were started
 	highest   uint64
 	mismatch  []mismatch
-	tail      int // items kept per channel
+	notEmpty  []mismatch // first channels with money
+	reordered bool       // channel states were seen in another order
+	tail      int        // items kept per channel
 	faultAt   string
 	stopping  bool
 	pauses    bool // there were some: a link may have been made anew

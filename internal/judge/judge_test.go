@@ -134,9 +134,10 @@ func (s *sim) receive(from, to int) {
 		}
 		return
 	}
+	first := b.snapshots[m.id] == nil
 	s.record(to, m.id, from)
 	if shot := b.snapshots[m.id]; shot.recording[from] {
-		shot.recording[from] = s.mutant == "never stops" // counts on until it answers
+		shot.recording[from] = s.mutant == "never stops" || s.mutant == "first is recorded" && first // until it answers
 		shot.left--
 	}
 }
@@ -264,7 +265,8 @@ func TestMutants(t *testing.T) {
 		"zeros left out":     "order",
 		"itself too":         "order",
 		"not recorded":       "channel-state books",
-		"never stops":        "channel-state books",
+		"never stops":        "channel-state books first-marker",
+		"first is recorded":  "channel-state books first-marker",
 		"current balance":    "amount",
 		"negative":           "negative",
 		"twice on a channel": "markers",

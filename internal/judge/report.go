@@ -227,6 +227,13 @@ func (j *Judge) missingMarkers() {
 // late marker can't be told from a wrong balance by one of them.
 func (j *Judge) mismatches() map[Rule]string {
 	why := map[Rule]string{}
+	for _, m := range j.notEmpty {
+		if m.order && j.reordered {
+			why[FirstMarker] = "the channel states are in another order, in which the first may be empty"
+		} else {
+			j.broken(FirstMarker, m.e, m.text)
+		}
+	}
 	if len(j.mismatch) == 0 {
 		return why
 	}

@@ -223,6 +223,9 @@ func (j *Judge) missingMarkers() {
 	}
 }
 
+// enoughToTell mismatches that late markers all explain are no accident.
+const enoughToTell = 4
+
 // mismatches puts the answers that are not what passed under the rule that explains all of them. A
 // late marker can't be told from a wrong balance by one of them.
 func (j *Judge) mismatches() map[Rule]string {
@@ -237,7 +240,7 @@ func (j *Judge) mismatches() map[Rule]string {
 	if len(j.mismatch) == 0 {
 		return why
 	}
-	late, twice := len(j.mismatch) > 1, len(j.mismatch) > 1
+	late, twice := len(j.mismatch) >= enoughToTell, len(j.mismatch) > 1
 	for _, m := range j.mismatch {
 		late, twice = late && m.marker != "", twice && m.twice
 	}
@@ -248,7 +251,7 @@ func (j *Judge) mismatches() map[Rule]string {
 		case late:
 			j.broken(Markers, m.e, m.marker)
 		default:
-			j.broken(Books, m.e, m.text+": the balance is not that of the recording, or messages left in another order than they were made")
+			j.broken(Books, m.e, m.text+": the balance is not that of the recording, a marker came late, or messages left in another order than they were made")
 		}
 	}
 	if late && !twice {

@@ -21,11 +21,11 @@ build: ## bin/launcher, bin/branch, bin/controller, as the scripts at the root d
 
 .PHONY: test
 test: ## all tests: Go and git are enough
-	CGO_ENABLED=0 go test $(TESTFLAGS) ./...
+	CGO_ENABLED=0 go test -timeout 30m $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## the tests of internal/ under the race detector (needs a C compiler)
-	go test -short -race $(CORE)
+	go test -timeout 30m -short -race $(CORE)
 
 .PHONY: examples
 examples: ## the manifests and the image of examples/kubernetes (a module of its own; the image needs root and buildah)

@@ -178,6 +178,8 @@ func (b *batch) decode(events []byte, branches int) error {
 		case 6:
 			switch peer {
 			case 0: // started
+			case 6: // when the events after it were made
+				number()
 			case 1: // snapshot initiated
 				number()
 				number()

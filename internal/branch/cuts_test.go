@@ -101,7 +101,7 @@ func TestCuts(t *testing.T) {
 			left.Store(int64(cuts))
 			b, proxies := newProxied(t, test.branches, &left, &made)
 			id := uint64(0)
-			deadline := time.Now().Add(2 * time.Minute)
+			deadline := time.Now().Add(10 * time.Minute)
 			for made.Load() < int64(cuts) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%d cuts of %d", made.Load(), cuts)

@@ -272,7 +272,7 @@ func (b *ceilingBank) journal() {
 			time.Sleep(b.delay)
 		}
 		if c.err == nil && b.delay >= 0 {
-			c.err = syscall.Fdatasync(int(b.file.Fd())) //nolint:gosec // a descriptor
+			c.err = dataSync(b.file)
 		}
 		c.took = time.Since(start)
 		if c.received > 0 {

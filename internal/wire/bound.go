@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"cutbank/internal/ledger"
+	"cutbank/proto/bankpb"
 )
 
 // MaxInTransit is how many channels of a restored bank may have money on them when it is opened.
@@ -42,10 +44,38 @@ func bounded(frame []byte) error {
 		fields++
 		body = rest
 	}
+	if n, err := chunks((*bankpb.BranchMessage)(nil).ProtoReflect().Descriptor(), frame, 0); err != nil || n > maxChunks {
+		return fmt.Errorf("%w: more than %d lists of numbers", ErrFrame, maxChunks)
+	}
 	if fields > maxFields || inPlan > maxFields+MaxInTransit {
 		return fmt.Errorf("%w: more elements than a bank of %d branches has", ErrFrame, ledger.MaxBranches)
 	}
 	return nil
+}
+
+// maxChunks bounds the packed lists of numbers in a frame. A list is one chunk; each more of the same list
+// copies what was there, so that many small ones would take memory by the square.
+const maxChunks = 16
+
+// chunks adds up the packed lists in a message and in those within it.
+func chunks(d protoreflect.MessageDescriptor, message []byte, n int) (int, error) {
+	for len(message) > 0 && n <= maxChunks {
+		num, value, rest, err := field(message)
+		if err != nil {
+			return n, err
+		}
+		message = rest
+		switch f := d.Fields().ByNumber(num); {
+		case f == nil || value == nil:
+		case f.Message() != nil:
+			if n, err = chunks(f.Message(), value, n); err != nil {
+				return n, err
+			}
+		case f.IsPacked():
+			n++
+		}
+	}
+	return n, nil
 }
 
 // planFields adds up the fields of a plan, numbers in a packed list counted each.

@@ -50,6 +50,7 @@ type peer[P Port] struct {
 	up      bool   // the peer's position on conn fitted
 	ready   bool   // the peer wants items on conn
 	next    uint64 // number of the next item to send on conn
+	holds   uint64 // what the peer said that it has received, when conn came up
 	nextIn  uint64 // number of the next item to come on conn
 	acked   uint64 // highest count acknowledged on conn
 	durable mark   // what the last durable batch left
@@ -246,10 +247,7 @@ func (e *Engine[P]) position(i int, pos ledger.Position) error {
 	if e.Ledger.Plan().Broken != rules.None {
 		acked, sent = e.resume(i, pos.Received)
 	}
-	if err := e.Ledger.Acknowledge(&e.Filling.Output, i, acked); err != nil {
-		return err
-	}
-	p.up, p.refused, p.next = true, nil, sent+1
+	p.up, p.refused, p.next, p.holds = true, nil, sent+1, acked
 	e.control(i, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Agreed{Agreed: &bankpb.Agreed{}}})
 	if e.barrier == 0 {
 		e.control(i, readyMessage())
@@ -283,10 +281,18 @@ func readyMessage() *bankpb.BranchMessage {
 	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Ready{Ready: &bankpb.Ready{}}}
 }
 
-// peerReady notes that a peer takes items on its connection.
-func (e *Engine[P]) peerReady(i int) {
-	e.peers[i].ready = true
+// peerReady notes that a peer takes items on its connection. Only now what its position told counts as
+// acknowledged: a directory that another peer refuses must leave no trace here, or its trace would refuse
+// the right one later.
+func (e *Engine[P]) peerReady(i int) error {
+	p := &e.peers[i]
+	if !p.up || p.ready {
+		return nil
+	}
+	p.ready = true
+	err := e.Ledger.Acknowledge(&e.Filling.Output, i, p.holds)
 	e.flush(i)
+	return err
 }
 
 // items takes what came on a peer's connection. The number of each is checked by the ledger.
@@ -356,7 +362,10 @@ func (e *Engine[P]) Deliver(i int, conn P, d link.Delivery, at int64) error {
 	case d.Agreed:
 		e.agreed(i)
 	case d.Ready:
-		e.peerReady(i)
+		err := e.peerReady(i)
+		if err != nil {
+			return err
+		}
 	}
 	var err error
 	if d.Ack > 0 {

@@ -205,3 +205,32 @@ func TestNoRecordingBeforeTheBarrier(t *testing.T) {
 		}
 	}
 }
+
+// TestNoTraceBeforeReady: what a peer's position tells counts as acknowledged when the peer is ready, that
+// is, when all agree with its directory. Else a directory that some peer refuses would leave a trace here,
+// and that trace refuse the right one.
+func TestNoTraceBeforeReady(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	for _, pair := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
+		w.connect(pair[0], pair[1])
+	}
+	w.settle()
+	w.pay(0, 1, 5)
+	w.nodes[0].Release(w.nodes[0].Seal())
+	frame, err := wire.NewReader(&w.ports[[2]int{0, 1}].frames, wire.MaxFrame).Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.deliver(1, 0, delivery(t, frame))
+	w.nodes[1].Release(w.nodes[1].Seal()) // its ack is lost with the connection
+	w.connect(0, 1)
+	position := w.nodes[1].Ledger.Position(0)
+	w.deliver(0, 1, link.Delivery{Position: &position})
+	if got := w.nodes[0].Ledger.Position(1); got.Sent != 1 || got.Acknowledged != 0 {
+		t.Errorf("a position alone counts as an acknowledgement: %+v", got)
+	}
+	w.deliver(0, 1, link.Delivery{Ready: true})
+	if got := w.nodes[0].Ledger.Position(1); got.Acknowledged != 1 || len(w.errs) > 0 {
+		t.Errorf("a peer that is ready has acknowledged what it holds: %+v, %v", got, w.errs)
+	}
+}

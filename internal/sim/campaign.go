@@ -159,7 +159,8 @@ func Hunt(r rules.Rule, limit time.Duration) Mutant {
 		o.Broken = r.String()
 		switch r { // what its absence needs to show, in every run
 		case rules.NoHashFence:
-			o.Faults, o.FaultMillis, o.PayMillis = []Fault{OldDirectory, Partition}, 1500, 200
+			o.Branches, o.Faults = 2, []Fault{OldDirectory, Partition}
+			o.Millis, o.FaultMillis, o.PayMillis = 200_000, 4000, 1000
 		case rules.StaleReader:
 			o.Busy = 500_000
 		default:

@@ -3,6 +3,7 @@ package sim
 import (
 	"google.golang.org/protobuf/proto"
 
+	"cutbank/internal/ledger"
 	"cutbank/proto/bankpb"
 )
 
@@ -84,16 +85,25 @@ func (t told) rare(w *World, s *snapshotParts) {
 	}
 }
 
+// common is how many items two histories of a channel begin with alike: each may go on in its own way.
+func common(a, b []ledger.Item) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
 // forget voids the snapshots whose recording a branch loses when it goes on from an older directory: a
 // limit that docs/model/README.md explains. It may record them once more.
 func (t told) forget(now, then *books) {
 	for p := range now.sent {
-		for _, item := range now.sent[p][min(len(then.sent[p]), len(now.sent[p])):] {
+		for _, item := range now.sent[p][common(now.sent[p], then.sent[p]):] {
 			if s := t.snapshots[item.Marker]; item.Marker != 0 && s != nil {
 				s.void = true
 			}
 		}
-		for _, item := range now.received[p][min(len(then.received[p]), len(now.received[p])):] {
+		for _, item := range now.received[p][common(now.received[p], then.received[p]):] {
 			if s := t.snapshots[item.Marker]; item.Marker != 0 && s != nil {
 				s.again = true
 			}

@@ -32,13 +32,10 @@ examples: ## the manifests and the image of examples/kubernetes (a module of its
 	cd examples/kubernetes && go test $(TESTFLAGS) ./...
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (10s)
-	@set -e; for package in $$(go list ./...); do \
-		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
+	@for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do echo "$$package $$target"; done; \
+	done | xargs -P 2 -L 1 sh -c 'echo "$$0 $$1" && go test -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -parallel 1 $$0'
 
 .PHONY: soak
 soak: ## KILLS (20,000) kills of real branches at full load, two branches at every named point, 10,000 hostile connections; hours

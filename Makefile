@@ -35,7 +35,7 @@ examples: ## the manifests and the image of examples/kubernetes (a module of its
 fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
 	@for package in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do echo "$$package $$target"; done; \
-	done | xargs -P 2 -L 1 sh -c 'echo "$$0 $$1" && go test -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -parallel 1 $$0'
+	done | xargs -P 2 -L 1 sh -c 'tools/fuzz.sh $$0 $$1 $(FUZZTIME)'
 
 .PHONY: soak
 soak: ## KILLS (20,000) kills of real branches at full load, two branches at every named point, 10,000 hostile connections; hours

@@ -112,6 +112,14 @@ byte position[N*N];                     /* starts at the count that the hello to
 #else
 #define MAY_ACT(i) (met[i] == OTHERS(i))
 #endif
+/* Ready: on the connection that is up, i says so when it and all its peers have agreed. Until then nobody
+   sends it items, and what its hello told does not count as acknowledged. */
+#define READY(i, j) (up[PAIR(i, j)] && MAY_ACT(i))
+#ifdef ACK_AT_POSITION
+#define ACKS(i, j) up[PAIR(i, j)]
+#else
+#define ACKS(i, j) READY(i, j)
+#endif
 
 /* ---- a branch's books ---- */
 inline copy(to, from) {
@@ -303,7 +311,7 @@ end: do
   :: d_step { CAN_PAY(src, dst, 2) -> pay(src, dst, 2) }
 #endif
   :: d_step { /* send the next durable item */
-       MAY_ACT(src) && up[PAIR(src, dst)] && wire[CH(src, dst)].tail < SENDABLE(src).sent[dst] ->
+       MAY_ACT(src) && READY(dst, src) && wire[CH(src, dst)].tail < SENDABLE(src).sent[dst] ->
        check_not_old(src); n = wire[CH(src, dst)].tail;
        wire[CH(src, dst)].items = wire[CH(src, dst)].items | (ITEM(SENDABLE(src).outbox[dst], n) << (2*n));
        wire[CH(src, dst)].tail++ }
@@ -317,8 +325,8 @@ end: do
        if :: old[CH(src, dst)].head == old[CH(src, dst)].tail -> clear(old[CH(src, dst)]) :: else fi }
 #endif
 #ifndef NO_ACKS
-  :: d_step { /* a cumulative ack of what is durable arrives */
-       up[PAIR(src, dst)] && ledger[src].acked[dst] < ACKABLE(dst).received[src] ->
+  :: d_step { /* a cumulative ack of what is durable arrives, or Ready with the count of the hello before it */
+       ACKS(dst, src) && ledger[src].acked[dst] < ACKABLE(dst).received[src] ->
        ledger[src].acked[dst] = ACKABLE(dst).received[src]; dirty[src] = true }
 #endif
   od
@@ -360,13 +368,29 @@ end: do
 
 #ifdef RESTORES
 /* The operator copies the directory of branch 0 (or sees the disk lose its tail), and puts
-   the copy in place while the present one is moved aside: RESTORES times, back and forth. */
-Books copies[2]; bool saved; byte restores;
+   the copy in place while the present one is moved aside: RESTORES times, back and forth.
+   wrong: the one in place is older than what a peer durably knows; what it replaced was right, and is when it is back. */
+Books copies[2]; bool saved, wrong; byte restores;
+#define KNOWS_NEWER(k) (journal[k].received[0] > journal[0].sent[k] || journal[k].acked[0] > journal[0].received[k] \
+  || PREFIX(journal[0].outbox[k], journal[k].received[0]) != journal[k].inbox[0])
+#ifdef FAULTS                           /* what is on its way from branch 0 would make a right one wrong later */
+#define ARRIVED(k) (!dirty[k] && wire[CH(0, k)].head == wire[CH(0, k)].tail)
+#if N == 2
+#define OPERATES ARRIVED(1)
+#else
+#define OPERATES (ARRIVED(1) && ARRIVED(2))
+#endif
+#else
+#define OPERATES true
+#endif
 proctype Operator() {
 end: do
   :: d_step { !saved && RESTORES > 0 -> saved = true; copy(copies[0], journal[0]); k = 0 }
-  :: d_step { saved && restores < RESTORES -> restores++;
+  :: d_step { saved && restores < RESTORES && OPERATES -> restores++;
        copy(copies[1], journal[0]); copy(journal[0], copies[0]); copy(copies[0], copies[1]); crash(0);
+       if :: wrong -> wrong = false
+          :: else -> for (k : 1 .. N-1) { wrong = wrong || KNOWS_NEWER(k) }; k = 0
+       fi;
 #ifndef CONTROLLER_REMEMBERS
        answer[0] = 0;                   /* the controller asks again */
 #endif
@@ -380,9 +404,13 @@ end: do
 proctype Drain() {                      /* I4: faults are used up and nothing can move any more */
   timeout -> d_step {
     x = 0;
-    for (k : 0 .. N-1) { x = x + journal[k].balance; I4 = I4 && COMPLETE(k);
+    for (k : 0 .. N-1) { x = x + journal[k].balance; I4 = I4 && (COMPLETE(k) || INITIATORS == 0);
       for (y : 0 .. N-1) { I4 = I4 && journal[k].acked[y] == journal[k].sent[y] } }
-    I4 = I4 && x == TOTAL; assert(I4) }
+    I4 = I4 && x == TOTAL;
+#ifdef RESTORES
+    I4 = I4 || wrong;                   /* its operator ends with a wrong one in place */
+#endif
+    assert(I4) }
 }
 #endif
 

@@ -55,6 +55,7 @@ printf '%-66s %-8s %9s %7s %6s\n' 'model (N=2 unless it says otherwise)' outcome
 one=-DTRANSFERS=1
 old="$one -DAMOUNTS=2 -DHELLO_WAITS"
 three="-DN=3 $one -DRING -DNO_ACKS -DHELLO_WAITS"
+third="-DN=3 $one -DHELLO_WAITS -DINITIATORS=0 -DRESTORES=3"
 
 echo '-- the protocol'
 row fast ok 'any number of crashes and resets' 
@@ -68,6 +69,8 @@ row slow ok 'an old directory, hello does not wait' $one -DAMOUNTS=2 -DRESTORES=
 row slow ok 'an old directory, and the newer one put back' $old -DRESTORES=2
 row fast ok 'N=3, ring of transfers, no faults' $three -DFAULTS=0
 row slow ok 'N=3, ring of transfers, 1 fault' $three -DFAULTS=1
+row fast ok 'N=3, ring, old directories back and forth, drain after 1 fault' $third -DRING -DFAULTS=1
+row slow ok 'N=3, all pay all, old directories back and forth, drain' $third -DFAULTS=0
 
 echo '-- one rule removed'
 row fast error 'send before durable' $one -DSEND_BEFORE_DURABLE
@@ -82,6 +85,7 @@ row fast error 'no count fence, old directory' $old -DRESTORES=1 -DNO_COUNT_FENC
 row fast error 'no hash fence, old directory and back' $old -DRESTORES=2 -DNO_HASH_FENCE -DI1_ONLY
 row fast error 'stale reader not retired, old directory' $old -DRESTORES=1 -DSTALE_READER -DI1_ONLY
 row fast error 'no barrier of hellos after a start, old directory' $old -DRESTORES=1 -DNO_BARRIER
+row fast error 'acknowledged at the position, N=3, ring, back and forth (drain)' $third -DRING -DFAULTS=0 -DACK_AT_POSITION
 row slow error 'hello does not wait for the sync, old directory and back' $one -DAMOUNTS=2 -DRESTORES=2
 row fast error 'answer before the markers are acked, old directory' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2
 row slow ok    '... and answered only when they are' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2 -DANSWER_WHEN_MARKERS_ACKED
@@ -91,7 +95,7 @@ row fast ok    'any newer number accepted' $one -DANY_NEWER
 row fast error '... with ack before durable and no count fence' $one -DANY_NEWER -DACK_BEFORE_DURABLE -DNO_COUNT_FENCE
 row fast ok    'no dedupe, hello waits for the sync' $one -DNO_DEDUPE -DHELLO_WAITS
 row fast error '... with a stale reader' $one -DNO_DEDUPE -DHELLO_WAITS -DSTALE_READER
-row fast ok    'position per connection, hello waits for the sync' $one -DPOSITION_PER_CONNECTION -DHELLO_WAITS
+row slow ok    'position per connection, hello waits for the sync' $one -DPOSITION_PER_CONNECTION -DHELLO_WAITS
 row slow ok    'stale reader not retired, no old directory' $one -DSTALE_READER
 row slow ok    'no hash fence, old directory put in place once' $old -DRESTORES=1 -DNO_HASH_FENCE
 row slow ok    'no barrier, old directory: I1 and I2 do not see it' $old -DRESTORES=1 -DNO_BARRIER -DI1_ONLY

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"cutbank/internal/lifecycle"
 	"cutbank/internal/supervise"
 )
@@ -22,6 +24,7 @@ const (
 	controlSocket  = "launcher.sock"
 	controlTimeout = 5 * time.Second
 	maxRequest     = 4 << 10
+	maxControl     = 64 // connections; one more waits until one of them ends
 )
 
 // request of a subcommand.
@@ -63,6 +66,7 @@ func serveControl(sockets string, do func(request) answer) (*control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	l = netutil.LimitListener(l, maxControl)
 	c := &control{listener: l, open: make(map[net.Conn]bool)}
 	c.wg.Go(func() {
 		for {

@@ -55,10 +55,13 @@ func (l *live) serve(ctx context.Context, token string) (wait func() error, err 
 		return nil, &controller.UsageError{Err: err}
 	}
 	l.metrics = dashboard.NewMetrics(l)
-	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token, Metrics: l.metrics.Handler()})
+	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token, Metrics: l.metrics.Handler(), Shared: l.o.shared})
 	done := make(chan error, 1)
 	go func() { done <- l.server.Serve(ctx, listener) }()
 	l.o.out.Say("dashboard: http://%s", listener.Addr())
+	if !dashboard.KnowsUsers && l.o.shared == "" {
+		l.o.out.Say(`every user of this machine can open it: this system does not say whose a connection is (--http "" = no dashboard)`)
+	}
 	return func() error { return <-done }, nil
 }
 

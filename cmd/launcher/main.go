@@ -20,6 +20,7 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/controller"
+	"cutbank/internal/dashboard"
 	"cutbank/internal/foreign"
 	"cutbank/internal/journal"
 	"cutbank/internal/lifecycle"
@@ -127,6 +128,7 @@ type options struct {
 	fresh     bool
 	restore   uint64
 	record    string // "", recordEvents or recordShiViz
+	shared    string // whom the dashboard is open to: "" (its user), dashboard.SharedMetrics or SharedAll
 	tlsDir    string // empty: plaintext
 	detach    bool
 	alone     bool        // --no-controller: another launcher's serves this bank
@@ -340,6 +342,8 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	fs.SetOutput(stderr)
 	fs.Usage = func() {}
 	o.Flags(fs)
+	fs.StringVar(&o.shared, "http-shared", "", "all users of this machine may open the dashboard, not its own user and root alone; --http-shared=metrics: may read its /metrics")
+	fs.Lookup("http-shared").NoOptDefVal = dashboard.SharedAll
 	delay := fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
 	sync := fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
 	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk")
@@ -381,6 +385,9 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	}
 	if o.record != "" && o.record != recordEvents && o.record != recordShiViz {
 		err = errors.Join(err, fmt.Errorf("--record=%s is not %s or %s", o.record, recordEvents, recordShiViz))
+	}
+	if o.shared != "" && o.shared != dashboard.SharedAll && o.shared != dashboard.SharedMetrics {
+		err = errors.Join(err, fmt.Errorf("--http-shared=%s is not %s or %s", o.shared, dashboard.SharedAll, dashboard.SharedMetrics))
 	}
 	if err == nil && o.Settings.Amount != nil {
 		_, err = branch.ParseAmount(*o.Settings.Amount)

@@ -36,6 +36,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-cache")
+		if why := s.door.admit(q); why != "" {
+			refuse(w, http.StatusForbidden, why)
+			return
+		}
 		if !s.knownHost(q.Host) {
 			refuse(w, http.StatusForbidden, "this server is not called "+strconv.Quote(q.Host)+": open it by its address")
 			return

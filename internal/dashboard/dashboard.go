@@ -182,18 +182,20 @@ type Config struct {
 	Metrics http.Handler // nil: none
 	Token   string       // of the run; controls need it. Empty: no controls
 	Host    string       // a host name, besides IP addresses and localhost, that the page is called by; none
+	Shared  string       // SharedMetrics or SharedAll. Empty: for the user of this process and root alone
 }
 
 // Server is the dashboard. Make it with New, then Serve it.
 type Server struct {
 	cfg  Config
 	hub  *hub
+	door *door
 	cuts chan struct{} // one diagram at a time is computed
 }
 
 // New makes a server.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, hub: newHub(), cuts: make(chan struct{}, 1)}
+	return &Server{cfg: cfg, hub: newHub(), door: newDoor(cfg.Shared), cuts: make(chan struct{}, 1)}
 }
 
 // Limits of the server.
@@ -234,7 +236,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := &http.Server{
-		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, ReadTimeout: requestLimit, WriteTimeout: requestLimit,
+		Handler: s.handler(), ConnContext: s.door.enter, ConnState: s.door.leave,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestLimit, WriteTimeout: requestLimit,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
@@ -249,8 +252,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Handler is all that is served, behind the guards.
-func (s *Server) Handler() http.Handler {
+// handler is all that is served, behind the guards.
+func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	files, err := fs.Sub(static, "static")
 	if err != nil {

@@ -13,14 +13,15 @@ import (
 	"cutbank/proto/bankpb"
 )
 
-// cutter is a proxy before one branch that cuts its connections at random byte positions.
+// cutter is a proxy before one branch that cuts its connections at random byte positions, or lets them vanish.
 type cutter struct {
-	target string
-	left   *atomic.Int64 // cuts to make
-	made   *atomic.Int64
-	open   atomic.Int64
-	total  *atomic.Int64 // open at all proxies
-	peak   *atomic.Int64 // the most that total was
+	vanished atomic.Int64 // how often all connections of that time have begun to swallow what comes
+	target   string
+	left     *atomic.Int64 // cuts to make
+	made     *atomic.Int64
+	open     atomic.Int64
+	total    *atomic.Int64 // open at all proxies
+	peak     *atomic.Int64 // the most that total was
 }
 
 func (p *cutter) count(n int64) {
@@ -74,8 +75,14 @@ func (p *cutter) pass(near, far net.Conn, ended <-chan struct{}) {
 	if p.left.Load() > 0 {
 		limits[rand.N(2)] = 1 + rand.Int64N(4000) //nolint:gosec // a test
 	}
+	born := p.vanished.Load()
+	gone := func() bool { return p.vanished.Load() != born }
 	copyOne := func(dst, src net.Conn, limit int64) {
-		n, _ := io.CopyN(dst, src, limit)
+		n, _ := io.CopyN(dst, swallower{src, gone}, limit)
+		if gone() {
+			_ = src.Close() // the other end does not hear of it
+			return
+		}
 		if n == limit && p.left.Add(-1) >= 0 {
 			p.made.Add(1)
 		}
@@ -84,6 +91,35 @@ func (p *cutter) pass(near, far net.Conn, ended <-chan struct{}) {
 	wg.Go(func() { copyOne(far, near, limits[0]) })
 	wg.Go(func() { copyOne(near, far, limits[1]) })
 	wg.Wait()
+}
+
+// swallower reads from a connection, and when that is gone waits only for its end.
+type swallower struct {
+	net.Conn
+	gone func() bool
+}
+
+func (s swallower) Read(b []byte) (int, error) {
+	for {
+		n, err := s.Conn.Read(b)
+		if err != nil || !s.gone() {
+			return n, err
+		}
+	}
+}
+
+// TestVanished: a connection that vanishes while both ends pay, so that neither hears of its end, is given up
+// by both and made again; the books add up.
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	var left, made atomic.Int64
+	b, proxies := newProxied(t, 2, &left, &made)
+	b.initiate(0, 1)
+	b.retrieve(1)
+	proxies[0].vanished.Add(1)
+	b.initiate(0, 2)
+	b.retrieve(2) // its markers need the link
+	b.drained()
 }
 
 // TestCuts: links that are cut at random bytes while all pay lose no cent and double none, in any

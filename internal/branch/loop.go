@@ -56,8 +56,8 @@ func (b *Branch) loop(ctx context.Context) error {
 			for n := 0; ; n++ {
 				if err := b.engine.Deliver(d.Conn.Peer, d.Conn, d, now); err != nil {
 					b.report(d.Conn.Peer, err)
-				} else if errors.Is(d.Lost, wire.ErrFrame) {
-					b.report(d.Conn.Peer, d.Lost)
+				} else if d.Lost != nil {
+					b.lost(d.Conn.Peer, d.Lost)
 				}
 				d.Recycle()
 				if n >= maxDrain || len(deliveries) == 0 {
@@ -193,6 +193,15 @@ func (b *Branch) report(peer int, err error) {
 		return
 	}
 	b.refusals.log("link broken", b.engine.Ledger.Plan().Names[peer], err)
+}
+
+// lost logs the end of a link: aloud only when the peer has broken the protocol. Peers come and go.
+func (b *Branch) lost(peer int, why error) {
+	if errors.Is(why, wire.ErrFrame) {
+		b.report(peer, why)
+		return
+	}
+	b.cfg.Logger.Debug("link lost", "peer", b.engine.Ledger.Plan().Names[peer], "reason", wire.Printable(why.Error()))
 }
 
 // answer takes a request. In a bank with a key only who proved it is answered.

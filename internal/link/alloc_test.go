@@ -31,7 +31,7 @@ func TestSteadyLinkDoesNotAllocate(t *testing.T) {
 	ended := make(chan struct{}, 2)
 	var ends [2]*Conn
 	for i, nc := range []net.Conn{near, far} {
-		ends[i] = newConn(0, nc, wire.NewReader(nc, wire.MaxFrame), Delay{})
+		ends[i] = newConn(0, nc, wire.NewReader(nc, wire.MaxFrame), Delay{}, len(ends))
 		go func() {
 			ends[i].run(func(d Delivery) {
 				if len(d.Items) > 0 || d.Ack > 0 {

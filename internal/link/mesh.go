@@ -12,7 +12,8 @@
 //	both     → Transfer, Marker, Ack  item n+1 … of the channel, n being the received count of the Position
 //
 // Items carry no number: the k-th after the Position is number n+k. Acks are cumulative counts of
-// what is durable at the receiver.
+// what is durable at the receiver; an Ack of 0 tells only that its sender is alive (Heartbeat). A peer
+// that says nothing for Silence is given up, and dialled again.
 //
 // This package brings connections up (and up again) and moves frames; who owns the ledger decides
 // what goes out, and checks each item's number against the ledger. The newest proved connection of a
@@ -27,6 +28,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,14 +62,14 @@ type Config struct {
 
 // Mesh is the connections of one branch.
 type Mesh struct {
-	cfg       Config
-	id        atomic.Pointer[Identity]
-	addresses atomic.Pointer[[]string]
-	wg        sync.WaitGroup
+	cfg Config
+	id  atomic.Pointer[Identity]
+	wg  sync.WaitGroup
 
-	mu    sync.Mutex
-	cuts  map[int]time.Time  // until when a peer's link stays down
-	conns map[*Conn]struct{} // that are served
+	mu        sync.Mutex
+	addresses []string
+	cuts      map[int]time.Time  // until when a peer's link stays down
+	conns     map[*Conn]struct{} // that are served
 
 	ctx  context.Context //nolint:containedctx // the lifetime of the connections, which Start begins and Stop ends
 	stop context.CancelFunc
@@ -97,8 +99,26 @@ func (m *Mesh) Start(id *Identity, addresses []string) {
 	}
 }
 
-// Move tells where the branches are from now on.
-func (m *Mesh) Move(addresses []string) { m.addresses.Store(&addresses) }
+// Move tells where the branches are from now on. The links with those that have moved are closed: the
+// old address may never answer again. Safe for concurrent use.
+func (m *Mesh) Move(addresses []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.addresses
+	m.addresses = slices.Clone(addresses)
+	for c := range m.conns {
+		if old[c.Peer] != addresses[c.Peer] {
+			c.Close(errMoved)
+		}
+	}
+}
+
+// address is where a branch is.
+func (m *Mesh) address(peer int) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.addresses[peer]
+}
 
 // Stop ends all connections and waits for their goroutines.
 func (m *Mesh) Stop() {
@@ -118,14 +138,17 @@ func (m *Mesh) Accept(nc net.Conn, r *wire.Reader, hello *bankpb.Hello, proved f
 		return err
 	}
 	proved()
-	m.serve(newConn(peer, nc, r, m.cfg.Delay))
+	m.serve(newConn(peer, nc, r, m.cfg.Delay, len(id.Names)), "")
 	return nil
 }
 
 // MaxCut bounds how long a link can be cut.
 const MaxCut = time.Minute
 
-var errCut = errors.New("the link is cut on purpose")
+var (
+	errCut   = errors.New("the link is cut on purpose")
+	errMoved = errors.New("the peer has another address")
+)
 
 // Cut closes the link with a peer and keeps it down for so long, at most MaxCut: it is not dialled, and
 // a connection of the peer is closed. A later Cut replaces the one before it. Safe for concurrent use.
@@ -147,7 +170,8 @@ func (m *Mesh) cutFor(peer int) time.Duration {
 	return max(0, time.Until(m.cuts[peer]))
 }
 
-func (m *Mesh) serve(c *Conn) {
+// serve serves a connection that was made to an address; empty: the peer dialled.
+func (m *Mesh) serve(c *Conn, dialled string) {
 	m.mu.Lock()
 	m.conns[c] = struct{}{}
 	m.mu.Unlock()
@@ -156,7 +180,7 @@ func (m *Mesh) serve(c *Conn) {
 		delete(m.conns, c)
 		m.mu.Unlock()
 	}()
-	if m.cutFor(c.Peer) > 0 { // looked up after c is known to Cut
+	if m.cutFor(c.Peer) > 0 || dialled != "" && dialled != m.address(c.Peer) { // looked up after c is known to Cut and Move
 		_ = c.nc.Close()
 		return
 	}
@@ -195,7 +219,8 @@ func (m *Mesh) dialLoop(id *Identity, peer int) {
 func (m *Mesh) dial(id *Identity, peer int) (ready bool, err error) {
 	ctx, cancel := context.WithTimeout(m.ctx, HandshakeTimeout)
 	defer cancel()
-	nc, err := m.cfg.Dial(ctx, (*m.addresses.Load())[peer], id.Names[peer])
+	address := m.address(peer)
+	nc, err := m.cfg.Dial(ctx, address, id.Names[peer])
 	if err != nil {
 		return false, err
 	}
@@ -206,7 +231,7 @@ func (m *Mesh) dial(id *Identity, peer int) (ready bool, err error) {
 	if err := id.Dial(nc, r, peer); err != nil {
 		return false, err
 	}
-	c := newConn(peer, nc, r, m.cfg.Delay)
-	m.serve(c)
+	c := newConn(peer, nc, r, m.cfg.Delay, len(id.Names))
+	m.serve(c, address)
 	return c.ready, nil
 }

@@ -111,12 +111,16 @@ func (b *Branch) time() {
 	}
 }
 
-// commit hands the batch over when none is being synced. A batch without events waits for none.
+// commit hands the batch over when none is being synced.
 func (b *Branch) commit() {
-	e := b.engine
-	if b.inFlight != nil || e.Filling.Empty() {
-		return
+	if b.inFlight == nil && b.engine.Filling.Due() {
+		b.handOver()
 	}
+}
+
+// handOver closes the batch. One without events waits for no sync.
+func (b *Branch) handOver() {
+	e := b.engine
 	b.inFlight = e.Seal()
 	if len(b.inFlight.Persist) == 0 {
 		b.letOut()
@@ -145,16 +149,21 @@ func (b *Branch) letOut() {
 	b.inFlight = nil
 }
 
-// finish waits for the batch that is being synced.
+// finish makes durable what was stepped, and lets it out as far as somebody still listens.
 func (b *Branch) finish() error {
-	if b.inFlight == nil {
-		return nil
+	for {
+		if b.inFlight != nil {
+			c := <-b.done
+			if c.err != nil {
+				return c.err
+			}
+			b.letOut()
+		}
+		if b.engine.Filling.Empty() {
+			return nil
+		}
+		b.handOver()
 	}
-	c := <-b.done
-	if c.err == nil {
-		b.letOut()
-	}
-	return c.err
 }
 
 func (b *Branch) healthy() {

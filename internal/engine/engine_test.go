@@ -48,7 +48,7 @@ func newWorld(tb testing.TB, names ...string) *world {
 // open makes branch i part of the bank as a plain client does: the id is that of the roster.
 func (w *world) open(i int) {
 	w.t.Helper()
-	init := &bankpb.InitBranch{Balance: 1000}
+	init := &bankpb.InitBranch{Balance: 100_000}
 	for k, name := range w.names {
 		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(9001 + k)}) //nolint:gosec // small
 	}
@@ -232,5 +232,40 @@ func TestNoTraceBeforeReady(t *testing.T) {
 	w.deliver(0, 1, link.Delivery{Ready: true})
 	if got := w.nodes[0].Ledger.Position(1); got.Acknowledged != 1 || len(w.errs) > 0 {
 		t.Errorf("a peer that is ready has acknowledged what it holds: %+v, %v", got, w.errs)
+	}
+}
+
+// TestAcknowledgementsWait: a batch that only notes acknowledgements costs no sync of its own, and is made
+// durable with the next thing that somebody waits for, or when there are many.
+func TestAcknowledgementsWait(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.connect(0, 1)
+	w.settle()
+	w.pay(0, 1, 5)
+	a := w.nodes[0]
+	if !a.Filling.Due() {
+		t.Fatal("a payment waits")
+	}
+	a.Release(a.Seal())
+	ack := func(count uint64) { w.deliver(0, 1, link.Delivery{Ack: count}) }
+	ack(1)
+	if a.Filling.Due() || a.Filling.Empty() {
+		t.Fatalf("after an acknowledgement alone: due %t, empty %t", a.Filling.Due(), a.Filling.Empty())
+	}
+	w.pay(0, 1, 1)
+	if !a.Filling.Due() {
+		t.Fatal("a payment waits behind an acknowledgement")
+	}
+	a.Release(a.Seal())
+	const many = 20_000
+	for range many {
+		w.pay(0, 1, 1)
+	}
+	a.Release(a.Seal())
+	for n := uint64(3); n <= many+2 && !a.Filling.Due(); n++ {
+		ack(n)
+	}
+	if got := len(a.Filling.Persist); !a.Filling.Due() || got > engine.MaxAcks+16 {
+		t.Errorf("%d bytes of acknowledgements wait, and the batch is due: %t", got, a.Filling.Due())
 	}
 }

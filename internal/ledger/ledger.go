@@ -72,6 +72,7 @@ type Output struct {
 	Channels  []int    // 2. peers whose channels have new items to send or a new count to acknowledge
 	Completed []uint64 // 2. snapshots that completed at this branch
 
+	acks    int    // bytes of Persist that note acknowledgements
 	touched []bool // by peer: is in Channels
 }
 
@@ -80,8 +81,12 @@ func (o *Output) Reset() {
 	for _, p := range o.Channels {
 		o.touched[p] = false
 	}
-	o.Persist, o.Channels, o.Completed = o.Persist[:0], o.Channels[:0], o.Completed[:0]
+	o.Persist, o.Channels, o.Completed, o.acks = o.Persist[:0], o.Channels[:0], o.Completed[:0], 0
 }
+
+// Awaited tells that somebody may wait for the batch: it notes more than acknowledgements. Those lost
+// in a crash only let the next position say less; the peer's own says the rest.
+func (o *Output) Awaited() bool { return len(o.Persist) > o.acks || len(o.Channels) > 0 }
 
 func (o *Output) touch(peer int) {
 	if peer >= len(o.touched) {
@@ -333,7 +338,9 @@ func (l *Ledger) Acknowledge(out *Output, by int, count uint64) error {
 	if count > box.sent {
 		return fmt.Errorf("%w: %d items acknowledged, of %d", ErrBadItem, count, box.sent)
 	}
+	before := len(out.Persist)
 	out.Persist = appendAcked(out.Persist, by, count-box.acked)
+	out.acks += len(out.Persist) - before
 	box.acknowledge(count)
 	return nil
 }

@@ -13,7 +13,7 @@ func (w *World) left() string {
 			return n.name + " is not up"
 		case !n.engine.Ready():
 			return n.name + " has not linked up with all"
-		case n.inFlight != nil || !n.engine.Filling.Empty():
+		case n.inFlight != nil || n.engine.Filling.Due():
 			return n.name + " is at work"
 		case n.engine.Ledger.SnapshotsInProgress() > 0:
 			return fmt.Sprintf("%s has %d snapshots in progress", n.name, n.engine.Ledger.SnapshotsInProgress())

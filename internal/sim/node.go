@@ -234,7 +234,7 @@ func (n *node) absorb() {
 
 // commit is branch.commit.
 func (n *node) commit() {
-	for n.inFlight == nil && !n.engine.Filling.Empty() {
+	for n.inFlight == nil && n.engine.Filling.Due() {
 		n.inFlight = n.engine.Seal()
 		n.absorbSealed()
 		if len(n.inFlight.Persist) > 0 {

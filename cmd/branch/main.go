@@ -228,7 +228,7 @@ func (o *options) journal() (branch.Journal, func(), error) {
 func tellSupervisor(ctx context.Context, health *lifecycle.Health) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	if lifecycle.Supervised() {
-		signal.Ignore(syscall.SIGPIPE)
+		signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP) // the launcher's end is not the branch's
 		health.Waits("its journal to be read")
 		go lifecycle.Serve(health) // until the process ends
 		return ctx, cancel

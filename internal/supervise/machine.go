@@ -224,6 +224,7 @@ func (m *machine) launched(in launched) {
 		m.terminate()
 	case m.pausedWanted && in.adopted:
 		m.become(Paused)
+		m.do(doPause) // the kernel lets stopped children go on when their launcher is killed
 		m.due, m.deadline = time.Time{}, time.Time{}
 		m.tell(EventPaused, Event{})
 	default:

@@ -317,7 +317,7 @@ func TestPausedIsKept(t *testing.T) {
 	s := newScript(t, paused)
 	_ = s.in(launched{run: s.m.run, pid: 7, adopted: true})
 	s.pass(time.Hour, mute)
-	s.want(Paused, "start <adopted> <paused>")
+	s.want(Paused, "start STOP <adopted> <paused>")
 	s.die(exit{})
 	s.want(Backoff, "save <exited killed> <delayed>")
 

@@ -87,7 +87,9 @@ func (h *realHost) spawn(c Child) (process, error) {
 	cfg.RunnerFunc = func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
 		r.cmd = exec.Command(c.Path, c.Args...) //nolint:gosec // the program's own children
 		r.cmd.Env = spec.Env
-		r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C in the terminal is the launcher's alone
+		// Ctrl-C in the terminal is the launcher's alone. Not a session each: Linux' autogroups would share
+		// the cores among sessions before processes, and a bank would run at half its speed.
+		r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		var err error
 		if r.out, err = r.cmd.StdoutPipe(); err == nil {
 			r.err, err = r.cmd.StderrPipe()

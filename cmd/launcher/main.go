@@ -180,9 +180,20 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	if o.alone {
 		snapshots = "no controller here: another launcher of this roster has it"
 	}
-	out.Say("transfers at most %s apart, held %s to %s on their way, sync=%s; %s",
-		*o.Settings.Interval, o.linkDelay.Min, o.linkDelay.Max, o.sync, snapshots)
+	out.Say("%s, sync=%s; %s", pace(*o.Settings.Interval, o.linkDelay), o.sync, snapshots)
 	return o.Marked(o.runBank(ctx, out))
+}
+
+// pace says how fast a bank pays.
+func pace(interval time.Duration, held link.Delay) string {
+	text := "transfers as fast as they can"
+	if interval > 0 {
+		text = fmt.Sprintf("transfers at most %s apart", interval)
+	}
+	if held.Max > 0 {
+		text += fmt.Sprintf(", held %s to %s on their way", held.Min, held.Max)
+	}
+	return text
 }
 
 // runBank runs the branches and, as long as those run, the controller.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,7 +31,30 @@ func TestMain(m *testing.M) {
 			}
 		}))
 	}
-	os.Exit(m.Run())
+	var err error
+	if programs, err = os.MkdirTemp("", "cutbank-programs-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(programs)
+	os.Exit(code)
+}
+
+var (
+	programs string
+	build    = sync.OnceValues(func() ([]byte, error) {
+		return exec.Command("go", "build", "-buildvcs=false", "-o", programs+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch").CombinedOutput()
+	})
+)
+
+// Programs is the directory of the real ones, built once.
+func Programs(t *testing.T) string {
+	t.Helper()
+	if out, err := build(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return programs
 }
 
 // Sizes in a trial: small, so that segments change and checkpoints are made all the time.

@@ -52,17 +52,15 @@ func newTrial(t *testing.T, branches int) *trial {
 	if err := os.Mkdir(b.scratch, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "cutbank/cmd/launcher")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Link(self, filepath.Join(dir, "branch")) != nil { // another file system
-		if out, err := exec.Command("cp", self, filepath.Join(dir, "branch")).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+	for name, path := range map[string]string{"launcher": filepath.Join(Programs(t), "launcher"), "branch": self} {
+		if os.Link(path, filepath.Join(dir, name)) != nil { // another file system
+			if out, err := exec.Command("cp", path, filepath.Join(dir, name)).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
 		}
 	}
 	var roster strings.Builder

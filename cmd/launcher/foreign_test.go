@@ -54,6 +54,7 @@ type verdict struct {
 
 // TestExamples: the rules that the examples break are found, with evidence, and no others.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("python3"); err != nil && os.Getenv("CI") == "true" {
 		t.Fatal("CI runs this with python3")
 	} else if err != nil {
@@ -62,14 +63,8 @@ func TestExamples(t *testing.T) {
 	if testing.Short() {
 		t.Skip("real processes, a minute of waiting")
 	}
-	t.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 	dir := t.TempDir()
-	for _, args := range [][]string{{dir + "/", "cutbank/cmd/launcher", "cutbank/cmd/branch"}, {dir + "/go", "cutbank/examples/branches/go"}} {
-		build := exec.Command("go", append([]string{"build", "-buildvcs=false", "-o"}, args...)...)
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
+	install(t, dir, "branch")
 	here, err := filepath.Abs("../../examples/branches")
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +73,7 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	results := make([]*verdict, len(exampleBranches))
-	room := make(chan struct{}, 4) // most of their time they wait
+	room := make(chan struct{}, 6) // most of their time they wait
 	var wg sync.WaitGroup
 	for i, e := range exampleBranches {
 		roster := rosterFile(t, dir, fmt.Sprintf("branches-%d.txt", i))
@@ -112,6 +107,7 @@ func runExample(dir, roster, name, command, flags string) *verdict {
 	v := &verdict{}
 	cmd := exec.Command(filepath.Join(dir, "launcher"), append(args, strings.Fields(flags)...)...) //nolint:gosec // built above
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &v.stdout, &v.stderr
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		v.err = err
@@ -154,6 +150,7 @@ func check(t *testing.T, v *verdict, must, may []string, text string) {
 
 // TestForeignText: what people see of a bank that is in order, and the directory that is left.
 func TestForeignText(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 20", //nolint:gosec // built above
 		"--snapshot-wait", "100ms", "--snapshots", "2", "--snapshot-interval", "200ms", "--link-delay", "20ms-60ms")
@@ -182,16 +179,17 @@ func TestForeignText(t *testing.T) {
 
 // TestForeignNotOpened: programs that can't be a branch, and their last words.
 func TestForeignNotOpened(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
-	for command, want := range map[string]string{
-		`sh -c "echo no such module >&2; exit 7" {port}`: `branch1 ended before it listened on .*: exit code 7: no such module`,
-		`sleep 60 {port}`: `branch1 (ended before it listened|does not listen)`,
+	for command, test := range map[string]struct{ wait, want string }{
+		`sh -c "echo no such module >&2; exit 7" {port}`: {"1m", `branch1 ended before it listened on .*: exit code 7: no such module`},
+		`sleep 60 {port}`: {"100ms", `branch1 (ended before it listened|does not listen)`},
 	} {
-		cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", command, "--wait", "300ms") //nolint:gosec // built above
+		cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", command, "--wait", test.wait) //nolint:gosec // built above
 		cmd.Dir = b.dir
 		out, _ := cmd.CombinedOutput()
-		if cmd.ProcessState.ExitCode() != 4 || !regexp.MustCompile(want).Match(out) {
-			t.Errorf("%s: exit code %d, want 4 and %q\n%s", command, cmd.ProcessState.ExitCode(), want, out)
+		if cmd.ProcessState.ExitCode() != 4 || !regexp.MustCompile(test.want).Match(out) {
+			t.Errorf("%s: exit code %d, want 4 and %q\n%s", command, cmd.ProcessState.ExitCode(), test.want, out)
 		}
 	}
 }

@@ -28,11 +28,7 @@ func newNetwork(t *testing.T) *network {
 		t.Skip("needs root and iproute2: three hosts as network namespaces")
 	}
 	n := &network{t: t, dir: t.TempDir(), name: fmt.Sprintf("cb%d-", os.Getpid())}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", n.dir+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	install(t, n.dir, "branch")
 	t.Cleanup(func() {
 		_ = exec.Command("pkill", "-KILL", "-f", n.dir+"/branch ").Run() // they outlive a launcher that was killed
 		for host := range 4 {
@@ -147,6 +143,7 @@ func (r *running) stop() {
 // the roster. A host is cut off while all pay and snapshots are taken, a branch is killed meanwhile, and
 // another moves to a new address: when the network heals, every snapshot is exact, and the ids go on.
 func TestThreeHosts(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	roster := "branch1 one 9001\nbranch2 two 9001\nbranch3 three 9001\nbranch4 one 9002\nbranch5 two 9002\nbranch6 three 9002\n"
 	if err := os.WriteFile(filepath.Join(n.dir, "branches.txt"), []byte(roster), 0o600); err != nil {

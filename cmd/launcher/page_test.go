@@ -149,6 +149,7 @@ type shownRecord struct {
 
 // TestPage: the dashboard in a real browser, on a real bank.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("SKIPPED: -short")
 	}

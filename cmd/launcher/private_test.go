@@ -17,6 +17,7 @@ import (
 // TestPrivate: what a bank with certificates leaves on the disk and shows while it runs is its owner's
 // alone, and its secrets are in no log, argument, environment or result.
 func TestPrivate(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	r := b.start("--tls", "auto", "--log-level", "trace", "-v", "--json", "--http", "")
 	r.until(`^snapshot 2 `)
@@ -118,6 +119,7 @@ func private(t *testing.T, root string, show func(path string, content []byte)) 
 
 // TestLinks: a symbolic link in place of what a bank writes is refused, and what it points to is left alone.
 func TestLinks(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	data := filepath.Join(b.dir, "data", "branches.txt-4000")
 	for _, name := range []string{"", "launcher.lock", "bank.json", "snapshots.jsonl"} {

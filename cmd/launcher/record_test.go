@@ -52,6 +52,7 @@ func get(t *testing.T, url string) []byte {
 // there; the diagram of each snapshot has exactly the crossing messages that the channels counted; and the
 // record has, before each cut, exactly what the snapshot says was sent and received there.
 func TestRecord(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	r := b.start("--record=shiviz", "--http", "127.0.0.1:0")
 	url := r.address()
@@ -279,6 +280,7 @@ func promtool(t *testing.T, stdin io.Reader, args ...string) {
 
 // TestMonitoring: the example for Prometheus is valid, and its alerts fire when they should.
 func TestMonitoring(t *testing.T) {
+	t.Parallel()
 	promtool(t, nil, "check", "config", "../../examples/monitoring/prometheus.yml")
 	promtool(t, nil, "test", "rules", "../../examples/monitoring/alerts_test.yml")
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,6 +93,7 @@ func (b *bank) logLines(address string, n int) {
 // TestLauncherKilled: the branches live on, paying and logging; the next launcher takes over the same
 // processes and goes on with the next snapshot; a second one is refused; down stops what has no launcher.
 func TestLauncherKilled(t *testing.T) {
+	t.Parallel()
 	lines := 300
 	if n, err := strconv.Atoi(os.Getenv("CUTBANK_LOG_LINES")); err == nil {
 		lines = n
@@ -159,6 +161,7 @@ func (b *bank) nothingLeft() {
 
 // TestDetach: Ctrl-C ends the launcher alone; the next one adopts; down ends both.
 func TestDetach(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	r := b.start("--detach")
 	r.until(`^snapshot 1 `)
@@ -185,6 +188,7 @@ func TestDetach(t *testing.T) {
 // TestPortTaken: a branch whose port somebody takes fails, in words with the culprit's pid, the others do
 // not feel it, and reset brings it back when the port is free.
 func TestPortTaken(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	r := b.start()
 	r.until(`^snapshot 1 `)
@@ -224,10 +228,29 @@ func TestPortTaken(t *testing.T) {
 	b.nothingLeft()
 }
 
+// makeDeaf makes a branch with hooks ignore SIGTERM.
+func makeDeaf(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	ignored := regexp.MustCompile(`(?m)^SigIgn:\s+([0-9a-f]+)$`)
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if m := ignored.FindSubmatch(status); m != nil {
+			if set, err := strconv.ParseUint(string(m[1]), 16, 64); err == nil && set&(1<<(syscall.SIGTERM-1)) != 0 {
+				return
+			}
+		}
+	}
+	t.Fatalf("%d is not deaf", pid)
+}
+
 // TestHooks: a branch whose loop is deadlocked is replaced; one that is deaf to SIGTERM is named and
 // killed; Ctrl-C reaches the whole process group, as in a terminal, and only the launcher acts on it.
 func TestHooks(t *testing.T) {
-	b := newBank(t, "-tags=hooks")
+	t.Parallel()
+	b := newBankOf(t, "hooked")
 	r := b.start()
 	r.until(`^snapshot 1 `)
 	before := b.status(allReady)
@@ -240,10 +263,7 @@ func TestHooks(t *testing.T) {
 		t.Errorf("%+v", after.Branches[0])
 	}
 	deaf := after.Branches[1].PID
-	if err := syscall.Kill(deaf, syscall.SIGUSR2); err != nil {
-		t.Fatal(err)
-	}
-	r.until(`^snapshot \d+ `) // the signal has arrived
+	makeDeaf(t, deaf)
 	if err := syscall.Kill(-r.cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -257,15 +277,13 @@ func TestHooks(t *testing.T) {
 
 // TestSecondCtrlC kills at once.
 func TestSecondCtrlC(t *testing.T) {
-	b := newBank(t, "-tags=hooks")
+	t.Parallel()
+	b := newBankOf(t, "hooked")
 	r := b.start()
 	r.until(`^snapshot 1 `)
 	for _, s := range b.status(allReady).Branches {
-		if err := syscall.Kill(s.PID, syscall.SIGUSR2); err != nil {
-			t.Fatal(err)
-		}
+		makeDeaf(t, s.PID)
 	}
-	r.until(`^snapshot \d+ `)
 	_ = r.cmd.Process.Signal(os.Interrupt)
 	r.until(`^money in snapshot`)
 	time.Sleep(5 * sameCtrlC) // a second one, not the same
@@ -278,8 +296,9 @@ func TestSecondCtrlC(t *testing.T) {
 
 // TestChaos: kills, hangs and cut links on end; every snapshot is exact, and the score is told.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
-	r := b.start("--chaos", "1s", "--seed", "7")
+	r := b.start("--chaos", "1s", "--seed", "2472") // kill, stop, kill and cut in the first seconds
 	for range 3 {
 		r.until(`^chaos: (kill|stop) branch`)
 	}
@@ -297,6 +316,7 @@ func TestChaos(t *testing.T) {
 
 // TestStandaloneBranch that already has its directory is watched, not started, and not counted as a crash.
 func TestStandaloneBranch(t *testing.T) {
+	t.Parallel()
 	b := newBank(t)
 	roster, _ := os.ReadFile(filepath.Join(b.dir, "branches.txt"))
 	f := strings.Fields(strings.Split(string(roster), "\n")[3])

@@ -126,12 +126,12 @@ func TestVanished(t *testing.T) {
 // snapshot and at the end.
 func TestCuts(t *testing.T) {
 	for name, test := range map[string]struct{ branches, cuts int }{
-		"pair": {2, 1000}, "mesh": {4, 1000},
+		"pair": {2, 300}, "mesh": {4, 300},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cuts := test.cuts
 			if testing.Short() {
-				cuts /= 10
+				cuts /= 3
 			}
 			var left, made atomic.Int64
 			left.Store(int64(cuts))

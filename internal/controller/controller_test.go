@@ -156,7 +156,7 @@ func TestRefusals(t *testing.T) {
 			}
 			r = startRun(t, f, dir, func(cfg *controller.Config) {
 				if c.code == 4 {
-					cfg.Wait = 300 * time.Millisecond
+					cfg.Wait = 3 * time.Second
 				}
 			})
 			if c.code == 0 {
@@ -362,7 +362,7 @@ func TestCut(t *testing.T) {
 			t.Errorf("%+v, want %s and %s", e, at, peer)
 		}
 		want, got := at+"-"+peer+" 1000000µs", ""
-		for deadline := time.Now().Add(20 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); got != want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			f.do(func() { got = strings.Join(f.cuts, ",") })
 		}
 		if got != want {

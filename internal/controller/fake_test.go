@@ -300,7 +300,7 @@ func startRun(t *testing.T, f *fakeBank, dir string, set func(*controller.Config
 // await drops events until one of type E comes; the run must not end before.
 func await[E controller.Event](t *testing.T, r *run) E {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for {
 		select {
 		case e, ok := <-r.events:
@@ -323,7 +323,7 @@ func (r *run) end(t *testing.T) error {
 	select {
 	case err := <-r.done:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the run does not end")
 		return errors.New("unreachable")
 	}

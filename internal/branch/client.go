@@ -124,7 +124,7 @@ func (b *Branch) serve(ctx context.Context, nc net.Conn, seat *seat) error {
 	if err != nil {
 		return err
 	}
-	r := wire.NewReader(nc, wire.MaxInitFrame)
+	r := wire.NewReader(nc, wire.MaxRosterFrame)
 	defer b.large(nc, r)()
 	m, err := r.NextMessage()
 	if err != nil {

@@ -99,7 +99,7 @@ func (c *recorded) Write(p []byte) (int, error) {
 
 // messages are the whole ones of a stream.
 func messages(stream []byte) (list []*bankpb.BranchMessage) {
-	r := wire.NewReader(bytes.NewReader(stream), wire.MaxInitFrame)
+	r := wire.NewReader(bytes.NewReader(stream), wire.MaxRosterFrame)
 	for {
 		m, err := r.NextMessage()
 		if err != nil {

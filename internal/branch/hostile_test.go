@@ -48,7 +48,7 @@ func attacks(recorded []byte, foreign *tls.Certificate) map[string]attack {
 		"giant length":  write(append(binary.AppendUvarint(nil, 1<<40), make([]byte, 1000)...)),
 		"deep nesting":  write(framed(field(2, bytes.Repeat([]byte{0x1b}, 60_000)))),
 		"many elements": write(framed(field(1, bytes.Repeat([]byte{2<<3 | 2, 0}, 2_000_000)))),
-		"large, half":   write(append(append(binary.AppendUvarint(nil, wire.MaxInitFrame), 10), make([]byte, 300_000)...)),
+		"large, half":   write(append(append(binary.AppendUvarint(nil, wire.MaxRosterFrame), 10), make([]byte, 300_000)...)),
 		"garbage": func(nc net.Conn, _ string) {
 			b := make([]byte, 1+rand.N(2000)) //nolint:gosec // a test
 			for i := range b {

@@ -15,7 +15,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"cutbank/internal/branch"
+	"cutbank/internal/ledger"
 	"cutbank/internal/link"
+	"cutbank/internal/roster"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
@@ -184,7 +186,7 @@ func TestFrames(t *testing.T) {
 	t.Run("large", func(t *testing.T) {
 		virtual(t, false, func(tb testing.TB, dial func(string, bool) *far) {
 			tb.Helper()
-			part := append(binary.AppendUvarint(nil, wire.MaxInitFrame), 10)
+			part := append(binary.AppendUvarint(nil, wire.MaxRosterFrame), 10)
 			part = append(part, make([]byte, 2*wire.MaxFrame)...)
 			var ends []*far
 			for range branch.MaxLarge + 1 {
@@ -257,4 +259,43 @@ func TestRefusalsAreBounded(t *testing.T) {
 	if n := strings.Count(l.log.String(), "\n"); n > 42 { // twice the bound, should its window end meanwhile
 		t.Errorf("%d lines:\n%s", n, l.log)
 	}
+}
+
+// TestLargestBank: a branch of the largest bank with the longest names is opened, and asked by a controller.
+func TestLargestBank(t *testing.T) {
+	t.Parallel()
+	address, _ := startBranch(t, "branch1", nil)
+	init := &bankpb.InitBranch{Balance: 1, Plan: &bankpb.Plan{
+		BankId: make([]byte, 16), Key: make([]byte, 32), Total: ledger.MaxBranches,
+	}}
+	for i := range ledger.MaxBranches {
+		name := fmt.Sprintf("branch%d", i+1)
+		if i > 0 {
+			name += strings.Repeat("x", roster.MaxNameBytes-len(name))
+		}
+		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: strings.Repeat(strings.Repeat("h", 62)+".", 4) + "h", Port: 1})
+		init.Plan.Balances = append(init.Plan.Balances, 1)
+	}
+	ask := func(c *plainClient, m *bankpb.BranchMessage) {
+		t.Helper()
+		c.send(m)
+		got := c.receive()
+		if s := got.GetStatus_(); len(s.GetRoster()) != ledger.MaxBranches || len(s.GetLinks()) != ledger.MaxBranches-1 {
+			t.Errorf("%s %v; %d branches, %d links", kind(got), got.GetError(), len(s.GetRoster()), len(s.GetLinks()))
+		}
+	}
+	dial := func() *plainClient {
+		nc, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = nc.Close() })
+		return &plainClient{t, nc, wire.NewReader(nc, wire.MaxRosterFrame)}
+	}
+	ask(dial(), &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: init}})
+
+	c, nonce := dial(), make([]byte, 16)
+	c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
+	mac := link.ControllerMAC(init.GetPlan().GetKey(), nonce, c.receive().GetChallenge().GetNonce(), init.GetPlan().GetBankId(), "branch1")
+	ask(c, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac, AllBranches: init.GetAllBranches()}}})
 }

@@ -90,7 +90,7 @@ func (c *Controller) serve(ctx context.Context, p *peer) error {
 
 	s := &session{conn: conn, nonce: make([]byte, nonceBytes), out: make(chan *bankpb.BranchMessage, maxQueued)}
 	rand.Read(s.nonce) // never fails
-	r := wire.NewReader(conn, wire.MaxFrame)
+	r := wire.NewReader(conn, wire.MaxRosterFrame)
 	challenge, err := attach(s, r)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"cutbank/internal/ledger"
 	"cutbank/internal/rules"
 	"cutbank/internal/snapshot"
+	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -207,7 +208,7 @@ func (e *Engine[P]) Status() *bankpb.Status {
 			Unacknowledged: uint64(l.Unacknowledged(i)), //nolint:gosec // a length
 		}
 		if err := e.peers[i].refused; err != nil {
-			link.Refused = err.Error()
+			link.Refused = wire.Short(err.Error())
 		}
 		s.Links = append(s.Links, link)
 	}
@@ -217,7 +218,7 @@ func (e *Engine[P]) Status() *bankpb.Status {
 // ErrorMessage is a refusal.
 func ErrorMessage(code bankpb.Error_Code, text string, snapshotID uint64) *bankpb.BranchMessage {
 	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Error{
-		Error: &bankpb.Error{Code: code, Message: text, SnapshotId: snapshotID},
+		Error: &bankpb.Error{Code: code, Message: wire.Short(text), SnapshotId: snapshotID},
 	}}
 }
 

@@ -21,7 +21,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add(wire.Append(wire.AppendAck(nil, 9), &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Ready{Ready: &bankpb.Ready{}}}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x7f})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if m, err := wire.NewReader(bytes.NewReader(b), wire.MaxInitFrame).NextMessage(); err == nil {
+		if m, err := wire.NewReader(bytes.NewReader(b), wire.MaxRosterFrame).NextMessage(); err == nil {
 			h := m.GetHello()
 			if from, err := id.check(h); err == nil && (from <= 0 || from >= len(id.Names) || string(h.GetBankId()) != string(id.Bank[:])) {
 				t.Errorf("taken as the hello of %d: %v", from, h)

@@ -110,7 +110,7 @@ func (id *Identity) Accept(nc net.Conn, r *wire.Reader, theirs *bankpb.Hello) (p
 
 // Refuse tells the other side why its connection is closed.
 func Refuse(nc net.Conn, reason error) error {
-	e := &bankpb.Error{Code: bankpb.Error_BAD_REQUEST, Message: reason.Error()}
+	e := &bankpb.Error{Code: bankpb.Error_BAD_REQUEST, Message: wire.Short(reason.Error())}
 	if h := (*Refusal)(nil); errors.As(reason, &h) {
 		e.Code = h.Code
 	}

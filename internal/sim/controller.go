@@ -116,7 +116,7 @@ func (c *controller) send(i int, m *bankpb.BranchMessage) {
 
 // parse takes a frame as the other side's reader would.
 func (w *World) parse(frame []byte) *bankpb.BranchMessage {
-	m, err := wire.NewReader(&source{frame}, wire.MaxInitFrame).NextMessage()
+	m, err := wire.NewReader(&source{frame}, wire.MaxRosterFrame).NextMessage()
 	if err != nil {
 		panic(err)
 	}

@@ -31,6 +31,7 @@ func bounded(frame []byte) error {
 		return fmt.Errorf("%w: not exactly one message", ErrFrame)
 	}
 	fields, inPlan := 0, 0
+	var l lists
 	for len(body) > 0 {
 		num, value, rest, err := field(body)
 		if err != nil {
@@ -44,8 +45,8 @@ func bounded(frame []byte) error {
 		fields++
 		body = rest
 	}
-	if n, err := chunks((*bankpb.BranchMessage)(nil).ProtoReflect().Descriptor(), frame, 0); err != nil || n > maxChunks {
-		return fmt.Errorf("%w: more than %d lists of numbers", ErrFrame, maxChunks)
+	if err := l.count((*bankpb.BranchMessage)(nil).ProtoReflect().Descriptor(), frame); err != nil {
+		return err
 	}
 	if fields > maxFields || inPlan > maxFields+MaxInTransit {
 		return fmt.Errorf("%w: more elements than a bank of %d branches has", ErrFrame, ledger.MaxBranches)
@@ -53,46 +54,56 @@ func bounded(frame []byte) error {
 	return nil
 }
 
-// maxChunks bounds the packed lists of numbers in a frame. A list is one chunk; each more of the same list
-// copies what was there, so that many small ones would take memory by the square.
-const maxChunks = 16
+// Bounds of the lists of numbers in a frame. A packed list is one chunk; each more of the same list copies what
+// was there, so that many small ones would take memory by the square. A number of one byte becomes eight.
+const (
+	maxChunks  = 16
+	maxNumbers = MaxFrame // as many as fit into the message that has most: ReturnSnapshot
+)
 
-// chunks adds up the packed lists in a message and in those within it.
-func chunks(d protoreflect.MessageDescriptor, message []byte, n int) (int, error) {
-	for len(message) > 0 && n <= maxChunks {
+// lists counts the lists of numbers in a frame.
+type lists struct{ chunks, numbers int }
+
+// count adds those in a message and in the messages within it. Error: ErrFrame.
+func (l *lists) count(d protoreflect.MessageDescriptor, message []byte) error {
+	for len(message) > 0 {
 		num, value, rest, err := field(message)
 		if err != nil {
-			return n, err
+			return err
 		}
 		message = rest
 		switch f := d.Fields().ByNumber(num); {
-		case f == nil || value == nil:
+		case f == nil:
 		case f.Message() != nil:
-			if n, err = chunks(f.Message(), value, n); err != nil {
-				return n, err
-			}
+			err = l.count(f.Message(), value)
+		case f.IsPacked() && value == nil:
+			l.numbers++
 		case f.IsPacked():
-			n++
+			l.chunks++
+			for _, b := range value {
+				if b < 0x80 {
+					l.numbers++
+				}
+			}
+		}
+		if err == nil && (l.chunks > maxChunks || l.numbers > maxNumbers) {
+			err = fmt.Errorf("%w: more than %d lists or %d numbers", ErrFrame, maxChunks, maxNumbers)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return n, nil
+	return nil
 }
 
-// planFields adds up the fields of a plan, numbers in a packed list counted each.
+// planFields adds up the fields of a plan.
 func planFields(plan []byte, n int) (int, error) {
 	for len(plan) > 0 {
-		num, value, rest, err := field(plan)
+		_, _, rest, err := field(plan)
 		if err != nil {
 			return n, err
 		}
 		n++
-		if num == fieldBalances {
-			for _, b := range value {
-				if b < 0x80 {
-					n++
-				}
-			}
-		}
 		plan = rest
 	}
 	return n, nil
@@ -116,6 +127,9 @@ func field(b []byte) (num protowire.Number, value, rest []byte, err error) {
 
 // maxPrinted is how many bytes of a text from elsewhere are shown.
 const maxPrinted = 512
+
+// Short is a text as a message carries it: UTF-8, and bounded.
+func Short(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxPrinted)], "") }
 
 // Printable is a text from elsewhere in one line, without anything that a terminal or a log would take
 // for its own, cut to a length that a line can bear.

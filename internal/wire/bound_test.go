@@ -34,7 +34,7 @@ func allocated(frame []byte) (m *bankpb.BranchMessage, bytes uint64, err error) 
 
 // TestElements: lists are bounded before they are unmarshalled, and no frame takes more than twice the cap.
 func TestElements(t *testing.T) {
-	const branches, most = ledger.MaxBranches, 2 * wire.MaxInitFrame
+	const branches, most = ledger.MaxBranches, 2 * wire.MaxRosterFrame
 	empty := func(number byte, n int) []byte { return bytes.Repeat([]byte{number<<3 | 2, 0}, n) }
 	ones := func(n int) []byte { return bytes.Repeat([]byte{1}, n) }
 	transit := bytes.Repeat(nested([]byte{8, 1, 16, 2, 24, 3}, 5), wire.MaxInTransit)
@@ -53,6 +53,10 @@ func TestElements(t *testing.T) {
 		"loose balances":            {frame: nested(bytes.Repeat([]byte{4 << 3, 1}, 2_000_000), 1, 16), bad: true},
 		"prove":                     {frame: nested(empty(3, 30_000), 26), bad: true},
 		"status links":              {frame: nested(empty(8, 30_000), 28), bad: true},
+		"status numbers":            {frame: nested(ones(4_000_000), 28, 9, 4), bad: true},
+		"loose status numbers":      {frame: nested(bytes.Repeat([]byte{4 << 3, 1}, 2_000_000), 28, 9), bad: true},
+		"many lists of numbers":     {frame: nested(bytes.Repeat(nested(ones(9000), 9, 4), 400), 28), bad: true},
+		"a name":                    {frame: nested(ones(4_000_000), 28, 3)},
 		"two messages":              {frame: append(nested(ones(0), 19), nested(ones(0), 19)...), bad: true},
 		"none":                      {bad: true},
 		"not a message":             {frame: []byte{8, 1}, bad: true},
@@ -82,12 +86,12 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, piece []byte, times uint16) {
 		frame := piece
 		if kind, _, n := protowire.ConsumeTag(piece); n > 0 { // what is in it many times, as one frame
-			if body, m := protowire.ConsumeBytes(piece[n:]); m > 0 && len(body)*int(times) < wire.MaxInitFrame {
+			if body, m := protowire.ConsumeBytes(piece[n:]); m > 0 && len(body)*int(times) < wire.MaxRosterFrame {
 				frame = nested(bytes.Repeat(body, int(times)), kind)
 			}
 		}
 		m, got, err := allocated(frame)
-		if got > 2*wire.MaxInitFrame {
+		if got > 2*wire.MaxRosterFrame {
 			t.Errorf("%d bytes allocated for a frame of %d", got, len(frame))
 		}
 		var want bankpb.BranchMessage
@@ -103,15 +107,15 @@ func TestLargeBuffer(t *testing.T) {
 		return append(binary.AppendUvarint(nil, uint64(n)), append([]byte{10}, make([]byte, n-1)...)...) //nolint:gosec // a length
 	}
 	var told []bool
-	src := &pieces{src: bytes.NewReader(append(frame(wire.MaxInitFrame), frame(wire.MaxFrame)...)), size: 1 << 20}
-	r := wire.NewReader(src, wire.MaxInitFrame)
+	src := &pieces{src: bytes.NewReader(append(frame(wire.MaxRosterFrame), frame(wire.MaxFrame)...)), size: 1 << 20}
+	r := wire.NewReader(src, wire.MaxRosterFrame)
 	r.Large = func(large bool) { told = append(told, large) }
 	for range 2 {
 		if _, err := r.Next(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Wait(); err == nil || len(told) != 2 || !told[0] || told[1] || src.most > wire.MaxInitFrame {
+	if err := r.Wait(); err == nil || len(told) != 2 || !told[0] || told[1] || src.most > wire.MaxRosterFrame {
 		t.Errorf("%v, told %v, a buffer of %d", err, told, src.most)
 	}
 	r.Limit(4)

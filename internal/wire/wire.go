@@ -25,8 +25,8 @@ import (
 
 // Limits of a frame's length in bytes, without the length itself.
 const (
-	MaxFrame     = 64 << 10 // every message but InitBranch
-	MaxInitFrame = 4 << 20  // InitBranch of a large roster
+	MaxFrame       = 64 << 10 // of most messages; a ReturnSnapshot of the largest bank fits
+	MaxRosterFrame = 4 << 20  // of those that list the branches: InitBranch, Prove, Status
 )
 
 // ErrFrame says that bytes are not a frame: too long, or not a BranchMessage.
@@ -38,11 +38,12 @@ const (
 	fieldTransfer = 2
 	fieldMarker   = 4
 	fieldAck      = 20
+	fieldProve    = 26
+	fieldStatus   = 28
 
-	fieldValue    = 1 // of Transfer.money, Marker.snapshot_id, Ack.received
-	fieldID       = 16
-	fieldPlan     = 16 // of InitBranch
-	fieldBalances = 4  // of Plan
+	fieldValue = 1 // of Transfer.money, Marker.snapshot_id, Ack.received
+	fieldID    = 16
+	fieldPlan  = 16 // of InitBranch
 )
 
 // Append frames a message at the end of b.
@@ -165,7 +166,7 @@ type Reader struct {
 	need int // of the frame that is incomplete, with its length; 0: not known
 }
 
-// NewReader reads frames of at most max bytes; an InitBranch may have MaxInitFrame when max is that.
+// NewReader reads frames of at most limit bytes, and of more than MaxFrame only those that list the branches.
 func NewReader(src io.Reader, limit int) *Reader {
 	return &Reader{src: src, max: limit, buf: make([]byte, minBuffer)}
 }
@@ -197,8 +198,8 @@ func (r *Reader) Buffered() (frame []byte, ok bool, err error) {
 	if n < 0 || length > uint64(r.max) {
 		return nil, false, fmt.Errorf("%w: a length of more than %d bytes", ErrFrame, r.max)
 	}
-	if length > MaxFrame && len(b) > n && !isInit(b[n]) {
-		return nil, false, fmt.Errorf("%w: %d bytes; only InitBranch may have more than %d", ErrFrame, length, MaxFrame)
+	if length > MaxFrame && !mayListBranches(b[n:]) {
+		return nil, false, fmt.Errorf("%w: %d bytes; only InitBranch, Prove and Status may have more than %d", ErrFrame, length, MaxFrame)
 	}
 	end := n + int(length) //nolint:gosec // at most max
 	if len(b) < end {
@@ -209,7 +210,14 @@ func (r *Reader) Buffered() (frame []byte, ok bool, err error) {
 	return b[n:end], true, nil
 }
 
-func isInit(first byte) bool { return first == fieldInit<<3|byte(protowire.BytesType) }
+// mayListBranches looks at what has come of a frame.
+func mayListBranches(b []byte) bool {
+	if len(b) == 0 || len(b) == 1 && b[0] >= 0x80 {
+		return true // not known yet
+	}
+	field, typ, _ := protowire.ConsumeTag(b)
+	return typ == protowire.BytesType && (field == fieldInit || field == fieldProve || field == fieldStatus)
+}
 
 // Next returns the next frame and waits for it. The frame is valid until the next call. Errors:
 // io.EOF between frames, io.ErrUnexpectedEOF within one, ErrFrame, or the stream's.
@@ -260,7 +268,7 @@ func (r *Reader) fill() error {
 	return err
 }
 
-// maxBuffer holds every frame but a large InitBranch.
+// maxBuffer holds every frame but the large ones.
 const maxBuffer = MaxFrame + binary.MaxVarintLen32
 
 // room moves the unread bytes to the front of a buffer that is full, or of a larger one.

@@ -100,7 +100,7 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, size uint16, large bool) {
 		limit := wire.MaxFrame
 		if large {
-			limit = wire.MaxInitFrame
+			limit = wire.MaxRosterFrame
 		}
 		src := &pieces{src: bytes.NewReader(data), size: int(size) + 1}
 		r := wire.NewReader(src, limit)
@@ -135,10 +135,13 @@ func TestBadFrames(t *testing.T) {
 	}{
 		"empty":             {nil, wire.MaxFrame, io.EOF},
 		"beyond the cap":    {binary.AppendUvarint(nil, wire.MaxFrame+1), wire.MaxFrame, wire.ErrFrame},
-		"beyond every cap":  {binary.AppendUvarint(nil, wire.MaxInitFrame+1), wire.MaxInitFrame, wire.ErrFrame},
-		"highest length":    {binary.AppendUvarint(nil, ^uint64(0)), wire.MaxInitFrame, wire.ErrFrame},
-		"large transfer":    {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 18), wire.MaxInitFrame, wire.ErrFrame},
-		"large init":        {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 10), wire.MaxInitFrame, io.ErrUnexpectedEOF},
+		"beyond every cap":  {binary.AppendUvarint(nil, wire.MaxRosterFrame+1), wire.MaxRosterFrame, wire.ErrFrame},
+		"highest length":    {binary.AppendUvarint(nil, ^uint64(0)), wire.MaxRosterFrame, wire.ErrFrame},
+		"large transfer":    {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 18), wire.MaxRosterFrame, wire.ErrFrame},
+		"large status":      {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 0xe2, 1), wire.MaxRosterFrame, io.ErrUnexpectedEOF},
+		"large, half a tag": {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 0xe2), wire.MaxRosterFrame, io.ErrUnexpectedEOF},
+		"large ack":         {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 0xa2, 1), wire.MaxRosterFrame, wire.ErrFrame},
+		"large init":        {append(binary.AppendUvarint(nil, wire.MaxFrame+1), 10), wire.MaxRosterFrame, io.ErrUnexpectedEOF},
 		"overlong varint":   {bytes.Repeat([]byte{0x80}, 11), wire.MaxFrame, wire.ErrFrame},
 		"overflow":          {append(bytes.Repeat([]byte{0xff}, 9), 2), wire.MaxFrame, wire.ErrFrame},
 		"truncated length":  {[]byte{0x80}, wire.MaxFrame, io.ErrUnexpectedEOF},

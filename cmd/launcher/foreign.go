@@ -23,12 +23,23 @@ import (
 // exitBroken is the exit code when somebody's branches break a rule.
 const exitBroken = 3
 
+// exitNotSeen is the exit code when none is broken, and too little was seen to say that all are kept.
+const exitNotSeen = 6
+
 const reportFile = "report.json"
 
 // brokenError is a report with broken rules.
 type brokenError struct{ names []string }
 
 func (e *brokenError) Error() string { return "rules broken: " + strings.Join(e.names, ", ") }
+
+// notSeenError is a report without broken rules that does not show that all are kept.
+type notSeenError struct{ names []string }
+
+func (e *notSeenError) Error() string {
+	return "no rule is broken, but too little was seen of " + strings.Join(e.names, ", ") +
+		": the report says why (more --snapshots, a shorter --interval, a longer --link-delay show more)"
+}
 
 // foreignOptions are the flags for other people's branches.
 type foreignOptions struct {
@@ -68,9 +79,6 @@ func (o *options) parseForeign(fs *pflag.FlagSet) error {
 		return usage("--restart %q is neither never nor on-failure", f.restart)
 	case f.wait < 0 || o.chaos < 0:
 		return usage("--snapshot-wait and --chaos can't be negative")
-	}
-	if !fs.Changed("link-delay") {
-		o.linkDelay.Min, o.linkDelay.Max = 0, 0
 	}
 	if !fs.Changed("snapshot-interval") {
 		o.SnapshotInterval = f.wait + time.Second // one after another
@@ -125,11 +133,14 @@ func (o *options) runForeign(ctx context.Context, out *controller.Output, stdout
 	if o.JSON {
 		fmt.Fprintf(stdout, "%s\n", text)
 	}
-	if report.Verdict != judge.NotSeen || err == nil {
+	if report.Snapshots > 0 || report.Verdict == judge.Broken || err == nil {
 		fmt.Fprintf(out, "\n%s", report)
 	}
-	if broken := report.Broken(); broken != nil {
-		err = errors.Join(err, &brokenError{broken})
+	switch {
+	case report.Verdict == judge.Broken:
+		err = errors.Join(err, &brokenError{report.Broken()})
+	case report.Verdict == judge.NotSeen && err == nil:
+		err = &notSeenError{report.NotSeen()}
 	}
 	return err
 }

@@ -177,6 +177,20 @@ func TestForeignText(t *testing.T) {
 	}
 }
 
+// TestForeignNotSeen: branches that never pay break nothing, and do not pass.
+func TestForeignNotSeen(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 3600000", //nolint:gosec // built above
+		"--snapshot-wait", "100ms", "--snapshots", "1", "--link-delay", "0")
+	cmd.Dir = b.dir
+	out, _ := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != exitNotSeen || !regexp.MustCompile(`0 broken, \d+ not seen, in 1 snapshots: too little was seen`).Match(out) ||
+		!bytes.Contains(out, []byte("too little was seen of start, ")) {
+		t.Errorf("exit code %d\n%s", cmd.ProcessState.ExitCode(), out)
+	}
+}
+
 // TestForeignNotOpened: programs that can't be a branch, and their last words.
 func TestForeignNotOpened(t *testing.T) {
 	t.Parallel()

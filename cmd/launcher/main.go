@@ -50,8 +50,8 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
 
 Usage: ./launcher <total> <file> [flags]; the file has one "<name> <ip> <port>" per line.
 Exit codes: 0 done or stopped, 1 failure, 2 usage, 3 the books do not balance (with --branch-cmd: a rule
-of the assignment is broken), 4 branches not ready,
-5 stopped while a branch was failed, 75 data directory in use.
+of the assignment is broken), 4 branches not ready, 5 stopped while a branch was failed, 6 with --branch-cmd:
+too little was seen to say that all rules are kept, 75 data directory in use.
 
 `
 
@@ -105,12 +105,15 @@ func exitCode(err error) int {
 	var held *lifecycle.HeldError
 	var failed *failedError
 	var broken *brokenError
+	var unseen *notSeenError
 	var unopened *foreign.WaitError
 	switch {
 	case errors.As(err, &held):
 		return lifecycle.ExitLocked
 	case errors.As(err, &broken):
 		return exitBroken
+	case errors.As(err, &unseen):
+		return exitNotSeen
 	case errors.As(err, &unopened):
 		return exitNotReady
 	case errors.As(err, &failed) && controller.ExitCode(err) == 1:

@@ -150,10 +150,20 @@ func (b *bank) run(ctx context.Context) (r judge.Report, understood bool, err er
 		b.snapshots(ctx, cancel)
 	default:
 		sleep(ctx, evidenceWait)
-		b.observe(judge.Event{Kind: judge.BadBytes, From: 0, To: judge.Controller, Text: "InitBranch was taken only with " + b.framing.String()})
+		// A reader of varints that forgives zeros may take a length of four bytes: what it sends is well framed,
+		// and it was only too slow before.
+		if understood = !b.framed(); understood {
+			b.observe(judge.Event{Kind: judge.BadBytes, From: 0, To: judge.Controller, Text: "InitBranch was taken only with " + b.framing.String()})
+		}
 	}
 	cancel()
 	return b.end(), understood, err
+}
+
+func (b *bank) framed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.judge.Framed()
 }
 
 // observe gives an event to the judge.

@@ -105,7 +105,7 @@ func (j *Judge) answer(e Event) {
 	if s == nil || s.answers[e.From] != nil {
 		return
 	}
-	j.kept(Answers)
+	j.keptBy(e.From, Answers)
 	if e.Balance >= 1<<31 && j.total < 1<<30 {
 		j.broken(Negative, e, "ReturnSnapshot "+number(e.ID)+": a balance of "+number(e.Balance)+" is a negative one in 32 bits")
 	}
@@ -179,7 +179,11 @@ func (j *Judge) cut(s *snapshot, self int) {
 		d := j.difference(s, self)
 		switch {
 		case misfit < 0:
-			j.rules[ChannelState].checks += len(others)
+			for _, money := range a.States { // an empty channel is no evidence: who never looks says so too
+				if money > 0 {
+					j.kept(ChannelState)
+				}
+			}
 			if slices.ContainsFunc(a.States, func(money uint64) bool { return money > 0 }) {
 				j.kept(Order)
 			}

@@ -95,6 +95,7 @@ type branch struct {
 	in, out uint64 // money passed to it, money sent by it
 	newest  int64  // when the newest snapshot began that it answered: number of the event
 	paused  bool
+	seen    [numRules]bool // it was seen to keep this rule: of those that each branch has to show
 }
 
 type channel struct {
@@ -140,17 +141,20 @@ func (j *Judge) Items() (channels int) {
 	return channels
 }
 
+// Framed tells whether messages were read, and all of them well framed.
+func (j *Judge) Framed() bool { return j.rules[Framing].checks > 0 && j.rules[Framing].broken == 0 }
+
 // Step takes the next event.
 func (j *Judge) Step(e Event) {
 	j.now++
 	switch e.Kind {
 	case Sent:
-		j.kept(Framing)
+		j.keptBy(e.From, Framing)
 		j.sent(e)
 	case Passed:
 		j.handed(e)
 	case Frame:
-		j.kept(Framing)
+		j.keptBy(e.From, Framing)
 	case BadBytes:
 		j.broken(Framing, e, e.Text)
 	case Note:
@@ -162,7 +166,7 @@ func (j *Judge) Step(e Event) {
 	case Snapshot:
 		j.start(e)
 	case Answer:
-		j.kept(Framing)
+		j.keptBy(e.From, Framing)
 		j.answer(e)
 	case Missing:
 		if !j.faulty() && !j.branches[e.From].paused {
@@ -264,13 +268,13 @@ func (j *Judge) transfer(e Event, c *channel) {
 		case to.initAt == 0:
 			j.broken(Start, e, message(e)+" before the receiver was sent its InitBranch")
 		default:
-			j.kept(Start)
+			j.keptBy(e.From, Start)
 		}
 		if from.initAt != 0 && from.initial+from.in < from.out {
 			j.broken(Negative, e, message(e)+": "+j.names[e.From]+" has sent "+number(from.out-from.in-from.initial)+
 				" more than it had at first and all that was handed to it")
 		} else {
-			j.kept(Negative)
+			j.keptBy(e.From, Negative)
 		}
 	}
 	if from.initAt == 0 {
@@ -281,7 +285,7 @@ func (j *Judge) transfer(e Event, c *channel) {
 		j.broken(Amount, e, message(e)+": not "+number(low)+" to "+number(high)+", 1 % to 5 % of the "+
 			number(from.initial)+" that the branch began with")
 	} else {
-		j.kept(Amount)
+		j.keptBy(e.From, Amount)
 	}
 }
 

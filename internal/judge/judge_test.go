@@ -72,6 +72,9 @@ func (s *sim) send(from, to int, m simMessage) {
 }
 
 func (s *sim) pay(from int) {
+	if s.mutant == "idle" || s.mutant == "one does not pay" && from == 0 {
+		return
+	}
 	b := &s.branches[from]
 	base := b.initial
 	if s.mutant == "current balance" {
@@ -252,6 +255,49 @@ func TestNoFalseVerdict(t *testing.T) {
 		if rule != Framing && seen[rule.Name()] < simSeeds*9/10 {
 			t.Errorf("%s was kept in %d of %d runs", rule.Name(), seen[rule.Name()], simSeeds)
 		}
+	}
+}
+
+// TestTooLittle: what a branch has not shown, and what empty channels can't show, is not kept.
+func TestTooLittle(t *testing.T) {
+	verdicts := func(r Report) map[string]string {
+		all := map[string]string{}
+		for _, f := range r.Rules {
+			all[f.Rule] = f.Verdict
+		}
+		return all
+	}
+	if r := newSim(3, "", 1).run(6); r.Verdict != Kept || len(r.NotSeen()) > 0 {
+		t.Errorf("a whole run is %s, without %v", r.Verdict, r.NotSeen())
+	}
+	if r := New([]string{"a", "b"}, 2000).Report(); r.Verdict != NotSeen || len(r.NotSeen()) != int(numRules) {
+		t.Errorf("nothing at all is %s, without %v", r.Verdict, r.NotSeen())
+	}
+	if j := New([]string{"a", "b"}, 2000); j.Framed() {
+		t.Error("nothing is well framed")
+	} else if j.Step(Event{Kind: Frame, From: 0, To: 1}); !j.Framed() {
+		t.Error("a frame is not well framed")
+	} else if j.Step(Event{Kind: BadBytes, From: 1, To: 0}); j.Framed() {
+		t.Error("what is no frame is well framed")
+	}
+	s := newSim(3, "", 1)
+	s.mutant = "idle"
+	quiet := verdicts(s.run(3))
+	for _, rule := range []Rule{Start, Amount, Negative, ChannelState, Order} {
+		if quiet[rule.Name()] != NotSeen {
+			t.Errorf("%s is %s where nobody pays", rule.Name(), quiet[rule.Name()])
+		}
+	}
+	s = newSim(3, "", 1)
+	s.mutant = "one does not pay"
+	r := s.run(6)
+	for _, f := range r.Rules {
+		if f.Rule == Amount.Name() && (f.Verdict != NotSeen || f.Why != "no transfer was seen of b3" || f.Checks == 0) {
+			t.Errorf("%+v", f)
+		}
+	}
+	if r.Verdict != NotSeen || !strings.Contains(r.String(), "not seen, in 6 snapshots: too little was seen") {
+		t.Errorf("%s", r)
 	}
 }
 

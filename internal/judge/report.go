@@ -72,7 +72,7 @@ const Schema = "cutbank.report/1"
 // Report is what was found.
 type Report struct {
 	Schema    string    `json:"schema"`
-	Verdict   string    `json:"verdict"` // broken when a rule is; kept when none is and one was seen to be kept
+	Verdict   string    `json:"verdict"` // broken when a rule is; kept when all are; else not seen
 	Total     uint64    `json:"total"`
 	Branches  []string  `json:"branches"`
 	Snapshots int       `json:"snapshots"` // complete ones
@@ -110,6 +110,32 @@ type finding struct {
 }
 
 func (j *Judge) kept(r Rule) { j.rules[r].checks++ }
+
+// keptBy is for rules that each branch has to show by itself.
+func (j *Judge) keptBy(i int, r Rule) {
+	j.kept(r)
+	if i >= 0 {
+		j.branches[i].seen[r] = true
+	}
+}
+
+// unseen says which branches have not shown a rule that each has to show.
+func (j *Judge) unseen(why map[Rule]string) {
+	for rule, what := range map[Rule]string{
+		Framing: "no message was read from ", Start: "no transfer was seen of ", Amount: "no transfer was seen of ",
+		Negative: "no transfer was seen of ", Answers: "no answer was seen of ",
+	} {
+		var silent []string
+		for i, b := range j.branches {
+			if !b.seen[rule] {
+				silent = append(silent, j.names[i])
+			}
+		}
+		if len(silent) > 0 && j.rules[rule].checks > 0 {
+			why[rule] = what + strings.Join(silent, ", ")
+		}
+	}
+}
 
 func (j *Judge) broken(r Rule, e Event, text string) {
 	f := &j.rules[r]
@@ -161,13 +187,16 @@ func (j *Judge) Report() Report {
 		why[Connection] = fmt.Sprintf("transfers or markers passed between %d of %d pairs", seen, n*(n-1)/2)
 	}
 	j.fifo(why)
-	r := Report{Schema: Schema, Verdict: NotSeen, Total: j.total, Branches: j.names, Snapshots: j.complete, Notes: j.notes}
+	j.unseen(why)
+	r := Report{Schema: Schema, Verdict: Kept, Total: j.total, Branches: j.names, Snapshots: j.complete, Notes: j.notes}
 	for rule := range numRules {
-		f := j.finding(rule, why[rule])
-		r.Rules = append(r.Rules, f)
-		if f.Verdict == Broken || f.Verdict == Kept && r.Verdict == NotSeen {
-			r.Verdict = f.Verdict
-		}
+		r.Rules = append(r.Rules, j.finding(rule, why[rule]))
+	}
+	switch {
+	case len(r.Broken()) > 0:
+		r.Verdict = Broken
+	case len(r.NotSeen()) > 0:
+		r.Verdict = NotSeen
 	}
 	return r
 }
@@ -190,7 +219,7 @@ func (j *Judge) finding(rule Rule, why string) Finding {
 		out.Why = "no message could be read"
 	case j.faultAt != "":
 		out.Why = "nothing to judge before " + j.faultAt
-	case rule == Order && j.complete > 0:
+	case (rule == Order || rule == ChannelState) && j.complete > 0:
 		out.Why = "no snapshot had money on its way on channels whose order is known"
 	case rule >= Markers && j.complete == 0:
 		out.Why = "no snapshot was complete"
@@ -312,7 +341,11 @@ func (r Report) String() string {
 	for _, n := range r.Notes {
 		fmt.Fprintf(&b, "  %s\n", n)
 	}
-	fmt.Fprintf(&b, "%d rules kept, %d broken, %d not seen, in %d snapshots\n", count[Kept], count[Broken], count[NotSeen], r.Snapshots)
+	fmt.Fprintf(&b, "%d rules kept, %d broken, %d not seen, in %d snapshots", count[Kept], count[Broken], count[NotSeen], r.Snapshots)
+	if r.Verdict == NotSeen {
+		b.WriteString(": too little was seen to call the branches right")
+	}
+	b.WriteByte('\n')
 	return b.String()
 }
 
@@ -329,9 +362,14 @@ func number(n uint64) string { return strconv.FormatUint(n, 10) }
 func at(us int64) string { return strconv.FormatFloat(float64(us)/1e6, 'f', 3, 64) + " s" }
 
 // Broken are the names of the rules that are.
-func (r Report) Broken() (names []string) {
+func (r Report) Broken() []string { return r.with(Broken) }
+
+// NotSeen are the names of the rules of which nothing can be told.
+func (r Report) NotSeen() []string { return r.with(NotSeen) }
+
+func (r Report) with(verdict string) (names []string) {
 	for _, f := range r.Rules {
-		if f.Verdict == Broken {
+		if f.Verdict == verdict {
 			names = append(names, f.Rule)
 		}
 	}

@@ -186,6 +186,41 @@ func TestIdsContinueAndTwoControllersAgree(t *testing.T) {
 	}
 }
 
+// TestSummary: the summary counts the transfers of its own run, all of them.
+func TestSummary(t *testing.T) {
+	t.Parallel()
+	cfg := config(startBranches(t, 3, time.Millisecond, link.Delay{}), 3000, t.TempDir())
+	cfg.SnapshotInterval, cfg.Snapshots, cfg.StopTransfers = time.Millisecond, 100, true
+	pay := false
+	cfg.Settings.Stopped = &pay // the run before has stopped them
+	var before uint64
+	for run := range 2 {
+		var got controller.Stopped
+		var last *controller.Controller
+		err := runWith(t, cfg, func(c *controller.Controller, e controller.Event) {
+			if s, ok := e.(controller.Stopped); ok {
+				got, last = s, c
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var paid uint64
+		for _, s := range last.Status() {
+			for _, l := range s.Status.GetLinks() {
+				paid += l.GetSentCount()
+			}
+		}
+		if got.Paid != paid-before || got.Received > paid {
+			t.Errorf("run %d: %d paid, %d received; the branches have %d, and had %d", run, got.Paid, got.Received, paid, before)
+		}
+		before = paid
+	}
+	if before == 0 {
+		t.Error("nothing was paid")
+	}
+}
+
 func TestRestoreOpensWithMoneyInTransit(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

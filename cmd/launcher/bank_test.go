@@ -148,7 +148,8 @@ func TestLife(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
 	stdout, stderr := b.run(0, "--snapshots", "5")
-	if ids := strings.Join(b.ids(stdout), " "); ids != "1 2 3 4 5" || !strings.Contains(stderr, "opened a new bank: 4000 in 4 branches") {
+	if ids := strings.Join(b.ids(stdout), " "); ids != "1 2 3 4 5" || !strings.Contains(stderr, "opened a new bank: 4000 in 4 branches") ||
+		!regexp.MustCompile(`(?m)^transfers in this run: \d+ paid, \d+ received$`).MatchString(stderr) {
 		t.Errorf("first run: ids %s\n%s", ids, stderr)
 	}
 	stdout, stderr = b.run(0, "--snapshots", "2")

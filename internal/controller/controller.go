@@ -171,7 +171,9 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 	}
 	c.giveUpAll("the controller ended")
 	if c.phase == running {
-		c.emit(c.tally.stopped())
+		s := c.tally.stopped()
+		s.Paid, s.Received = c.transfers()
+		c.emit(s)
 	}
 	return err
 }
@@ -207,6 +209,24 @@ func (c *Controller) loop(ctx context.Context) error {
 		}
 	}
 	return c.err
+}
+
+// transfers of all branches since this run began.
+func (c *Controller) transfers() (paid, received uint64) {
+	for _, p := range c.peers {
+		paid0, received0 := counts(p.began)
+		paid1, received1 := counts(p.status)
+		paid += paid1 - min(paid0, paid1) // books in memory begin anew with their process
+		received += received1 - min(received0, received1)
+	}
+	return paid, received
+}
+
+func counts(s *bankpb.Status) (sent, received uint64) {
+	for _, l := range s.GetLinks() {
+		sent, received = sent+l.GetSentCount(), received+l.GetReceivedCount()
+	}
+	return sent, received
 }
 
 // drain starts no more snapshots and gives those in progress a moment, and with StopTransfers the

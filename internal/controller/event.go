@@ -89,6 +89,7 @@ type Stopped struct {
 	Consistent, Inconsistent, Incomplete int
 	Min, Median, Max                     time.Duration // of complete snapshots; the median of the last ones
 	Last                                 *Record       // the last complete one, if any
+	Paid, Received                       uint64        // transfers since this run began, as the branches' last answers count them
 }
 
 func (Waiting) event()            {}

@@ -281,6 +281,9 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 		return
 	}
 	p.status, p.statusAt, p.polled = s, time.Now(), time.Time{}
+	if p.began == nil {
+		p.began = s
+	}
 	c.highest = max(c.highest, s.GetLastSnapshotId())
 	if first {
 		total := s.GetTotal()

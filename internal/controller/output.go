@@ -201,7 +201,7 @@ func (o *Output) endChanging() {
 
 // String is the summary at the end of a run.
 func (s Stopped) String() string {
-	line := fmt.Sprintf("snapshots: %d consistent, %d incomplete", s.Consistent, s.Incomplete)
+	line := fmt.Sprintf("transfers in this run: %d paid, %d received\nsnapshots: %d consistent, %d incomplete", s.Paid, s.Received, s.Consistent, s.Incomplete)
 	if s.Inconsistent > 0 {
 		line += fmt.Sprintf(", %d INCONSISTENT", s.Inconsistent)
 	}

@@ -37,8 +37,9 @@ type peer struct {
 	since    time.Time         // of that reason
 	status   *bankpb.Status    // the last one
 	statusAt time.Time
-	polled   time.Time // when the poll under way was sent; zero: none
-	nextAsk  time.Time // when to poll again
+	began    *bankpb.Status // the first one of this run
+	polled   time.Time      // when the poll under way was sent; zero: none
+	nextAsk  time.Time      // when to poll again
 }
 
 // session is one connection to a branch.

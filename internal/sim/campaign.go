@@ -160,7 +160,7 @@ func Hunt(r rules.Rule, limit time.Duration) Mutant {
 		switch r { // what its absence needs to show, in every run
 		case rules.NoHashFence:
 			o.Branches, o.Faults = 2, []Fault{OldDirectory, Partition}
-			o.Millis, o.FaultMillis, o.PayMillis = 200_000, 4000, 1000
+			o.Millis, o.FaultMillis, o.PayMillis, o.SnapMillis = 200_000, 4000, 2000, 100_000
 		case rules.StaleReader:
 			o.Busy = 500_000
 		default:

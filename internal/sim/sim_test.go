@@ -36,6 +36,16 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// TestFoundSeeds runs seeds that once failed: a position that left a trace and a checker that compared times
+// (204), a checker that told two transfers of the same amount apart (1009640).
+func TestFoundSeeds(t *testing.T) {
+	for _, seed := range []uint64{204, 1009640} {
+		if r, _ := sim.Run(sim.Draw(seed), false); r.Violation != nil {
+			t.Errorf("seed %d: %s", seed, r.Violation)
+		}
+	}
+}
+
 // TestMutants hunts for two rules; make mutants does for all.
 func TestMutants(t *testing.T) {
 	for _, rule := range []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable} {

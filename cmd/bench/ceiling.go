@@ -57,7 +57,7 @@ func runCeiling(ctx context.Context, dir string, window int, delay, span time.Du
 		}
 	}()
 	start := func(name, address string) (*exec.Cmd, *bufio.Reader, error) {
-		cmd := exec.CommandContext(ctx, self, ceilingWord, filepath.Join(dir, name), address,
+		cmd := exec.CommandContext(ctx, self, ceilingWord, filepath.Join(dir, name), address, //nolint:gosec // this program itself
 			strconv.Itoa(window), delay.String(), span.String())
 		cmd.Stderr = os.Stderr
 		out, err1 := cmd.StdoutPipe()
@@ -254,7 +254,7 @@ func (b *ceilingBank) timed(measuring bool) {
 }
 
 func appendRecord(b []byte, n uint64) []byte {
-	return append(b, byte(n), byte(n>>8), byte(n>>16), byte(n>>24), 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+	return append(b, byte(n), byte(n>>8), byte(n>>16), byte(n>>24), 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, //nolint:gosec // little-endian
 		1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 }
 

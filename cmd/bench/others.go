@@ -172,8 +172,8 @@ func postgresUser() (string, *syscall.SysProcAttr, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return "", nil, err
 	}
-	return dir, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, //nolint:gosec // 32 bits
-		os.Chown(dir, int(uid), int(gid)) //nolint:gosec // 32 bits
+	return dir, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}},
+		os.Chown(dir, int(uid), int(gid))
 }
 
 // number finds a rate in what a program printed.

@@ -5,4 +5,4 @@ import (
 	"syscall"
 )
 
-func dataSync(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) } //nolint:gosec // a descriptor
+func dataSync(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }

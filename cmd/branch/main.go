@@ -344,7 +344,7 @@ func (o *options) set(args []string, interval, amount, delay string) (err error)
 		if err != nil {
 			return fmt.Errorf("interval_ms %q is not a whole number of milliseconds", args[2])
 		}
-		o.interval = time.Duration(ms) * time.Millisecond //nolint:gosec // 31 bits
+		o.interval = time.Duration(ms) * time.Millisecond
 	}
 	if interval != "" {
 		if o.interval, err = time.ParseDuration(interval); err != nil || o.interval < 0 || o.interval > time.Hour {

@@ -85,7 +85,7 @@ const filesPerBranch = 10
 // checkFiles finds out whether so many branches can be held. Go has raised the limit to the hard one.
 func (o *options) checkFiles() error {
 	var limit syscall.Rlimit
-	need := uint64(len(o.Roster.Branches)*filesPerBranch + 64) //nolint:gosec // small
+	need := uint64(len(o.Roster.Branches)*filesPerBranch + 64)
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < need {
 		return &controller.UsageError{Err: fmt.Errorf("%d branches need some %d open files and %d are allowed: raise the limit (ulimit -Hn %d, as root, or LimitNOFILE= of a unit)",
 			len(o.Roster.Branches), need, limit.Cur, need)}
@@ -152,7 +152,7 @@ func (o *options) children() ([]supervise.Child, error) {
 			args = append(args, "--amount", *o.Settings.Amount)
 		}
 		if o.Seed != 0 {
-			args = append(args, "--seed", strconv.FormatUint(o.Seed+uint64(i)+1, 10)) //nolint:gosec // an index
+			args = append(args, "--seed", strconv.FormatUint(o.Seed+uint64(i)+1, 10))
 		}
 		children = append(children, supervise.Child{
 			Name: b.Name, Path: path, Args: args, Dir: filepath.Join(o.DataDir, b.Name),

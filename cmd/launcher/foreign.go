@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -127,7 +126,7 @@ func (o *options) runForeign(ctx context.Context, out *controller.Output, stdout
 	})
 	text, jsonErr := json.Marshal(report)
 	if jsonErr == nil {
-		jsonErr = os.WriteFile(filepath.Join(o.DataDir, reportFile), append(text, '\n'), 0o600)
+		jsonErr = lifecycle.WriteFile(filepath.Join(o.DataDir, reportFile), append(text, '\n'))
 	}
 	err = errors.Join(err, jsonErr, out.Err())
 	if o.JSON {

@@ -315,7 +315,7 @@ func (o *options) strike(ctx context.Context, ready <-chan struct{}, s *supervis
 	}
 	seed := o.Seed
 	if seed == 0 {
-		seed = rand.Uint64()
+		seed = rand.Uint64() //nolint:gosec // whom to strike
 	}
 	o.out.Say("chaos: a blow every %s on average, choices of seed %d", o.chaos, seed)
 	ch := newChaos(o.chaos, seed)

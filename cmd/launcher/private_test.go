@@ -122,7 +122,7 @@ func TestLinks(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
 	data := filepath.Join(b.dir, "data", "branches.txt-4000")
-	for _, name := range []string{"", "launcher.lock", "bank.json", "snapshots.jsonl"} {
+	for _, name := range []string{"", "launcher.lock", "bank.json", "snapshots.jsonl", "events.jsonl", "shiviz.log"} {
 		if err := os.RemoveAll(filepath.Dir(data)); err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestLinks(t *testing.T) {
 		if err := os.Symlink(target, path); err != nil {
 			t.Fatal(err)
 		}
-		out, err := b.command("--snapshots", "1", "--http", "").CombinedOutput()
+		out, err := b.command("--snapshots", "1", "--http", "", "--record=shiviz").CombinedOutput()
 		if err == nil || !regexp.MustCompile(`symbolic link|too many levels|no link|not a regular file`).Match(out) {
 			t.Errorf("a link as %q: %v\n%s", name, err, out)
 		}

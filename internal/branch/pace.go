@@ -35,7 +35,7 @@ const latencyBuckets = 8 * 24
 // microseconds; LatencyBound is the inverse: the time below which all of a bucket lie.
 func LatencyBucket(us uint64) int {
 	if us < 16 {
-		return int(us) //nolint:gosec // small
+		return int(us)
 	}
 	octave := bits.Len64(us) - 4                           // us>>octave is 8 to 15
 	return min(8*octave+int(us>>octave), latencyBuckets-1) //nolint:gosec // small

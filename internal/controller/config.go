@@ -123,7 +123,7 @@ func (s *Settings) merge(newer Settings) {
 func (s Settings) proto() *bankpb.Settings {
 	m := &bankpb.Settings{Amount: s.Amount, Stopped: s.Stopped}
 	if s.Interval != nil {
-		us := uint64(s.Interval.Microseconds())
+		us := uint64(s.Interval.Microseconds()) //nolint:gosec // Validate: not negative
 		m.IntervalUs = &us
 	}
 	return m

@@ -92,11 +92,11 @@ func New(cfg Config) (*Controller, error) {
 	}
 	seed := cfg.Seed
 	if seed == 0 {
-		seed = rand.Uint64()
+		seed = rand.Uint64() //nolint:gosec // whom to ask, not a secret
 	}
 	c := &Controller{
 		cfg: cfg, inbox: make(chan func(), 64), ended: make(chan struct{}), names: cfg.Roster.Names(),
-		settings: cfg.Settings, rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{},
+		settings: cfg.Settings, rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{}, //nolint:gosec // as above
 	}
 	for i, b := range cfg.Roster.Branches {
 		c.peers = append(c.peers, &peer{index: i, branch: b, reason: connecting})
@@ -384,7 +384,7 @@ func (c *Controller) Cut(src, dst string, d time.Duration) error {
 	c.post(func() {
 		for _, end := range [][2]int{{i, j}, {j, i}} {
 			if p := c.peers[end[0]]; p.proved {
-				us := uint64(d.Microseconds())
+				us := uint64(d.Microseconds()) //nolint:gosec // checked above
 				p.session.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
 					Cut: &bankpb.Cut{Peer: c.names[end[1]], DurationUs: us},
 				}})

@@ -23,7 +23,7 @@ type history struct {
 }
 
 func openHistory(dir string) (*history, error) {
-	f, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // of the data directory
 	if err != nil {
 		return nil, fmt.Errorf("open the history of snapshots: %w", err)
 	}
@@ -68,7 +68,7 @@ func (h *history) close() error { return h.f.Close() }
 
 // eachLine calls f with every line of the history in order. No file is no line.
 func eachLine(dir string, f func(line []byte) error) error {
-	file, err := os.Open(filepath.Join(dir, HistoryFile))
+	file, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // of the data directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -153,7 +153,7 @@ func (p Plan) proto() *bankpb.Plan {
 	names := p.Names()
 	for _, t := range p.InTransit {
 		m.InTransit = append(m.InTransit, &bankpb.InTransit{
-			Src: uint32(slices.Index(names, t.Src)), Dst: uint32(slices.Index(names, t.Dst)), Money: t.Money,
+			Src: uint32(slices.Index(names, t.Src)), Dst: uint32(slices.Index(names, t.Dst)), Money: t.Money, //nolint:gosec // validate: both are there
 		})
 	}
 	return m
@@ -181,7 +181,7 @@ func ReadPlan(dir string) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the plan of the bank: %w", err)
 	}
-	content, err := os.ReadFile(path)
+	content, err := os.ReadFile(path) //nolint:gosec // of the data directory
 	if err != nil {
 		return nil, fmt.Errorf("read the plan of the bank: %w", err)
 	}
@@ -270,7 +270,7 @@ func writePlan(dir string, p Plan) error {
 	if err := os.Rename(f.Name(), filepath.Join(dir, PlanFile)); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
+	d, err := os.Open(dir) //nolint:gosec // the data directory
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; " +
 	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-const tokenHeader = "X-Cutbank-Token"
+const tokenHeader = "X-Cutbank-Token" //nolint:gosec // a name
 
 // verbs that a button may ask for.
 func verbs() []string {

@@ -57,7 +57,7 @@ func listed(from, to netip.AddrPort) (user int, err error) {
 			return 0, err
 		}
 		user, err := find(f, column(from, six)+" "+column(to, six))
-		if f.Close(); !errors.Is(err, errNobody) { //nolint:errcheck,gosec // was read
+		if f.Close(); !errors.Is(err, errNobody) { //nolint:errcheck // was read
 			return user, err
 		}
 	}

@@ -128,7 +128,7 @@ func (b *bank) log(name string) string { return filepath.Join(b.cfg.Dir, name+".
 func (b *bank) run(ctx context.Context) (r judge.Report, understood bool, err error) {
 	seed := b.cfg.Seed
 	if seed == 0 {
-		seed = rand.Uint64()
+		seed = rand.Uint64() //nolint:gosec // whom to ask, not a secret
 	}
 	b.judge, b.pending = judge.New(b.names, b.cfg.Total), map[uint64]*pending{}
 	b.random = rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // whom to ask, not a secret

@@ -26,7 +26,7 @@ type process struct {
 
 // start runs a program, its output to a file.
 func start(argv []string, log string) (*process, error) {
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) //nolint:gosec // in the data directory
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // in the data directory
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}

@@ -36,7 +36,7 @@ func (b *bank) snapshots(ctx context.Context, stop context.CancelFunc) {
 			return
 		}
 		taken.Go(func() { b.snapshot(ctx, id); <-limit })
-		if b.cfg.Snapshots > 0 && id >= uint64(b.cfg.Snapshots) { //nolint:gosec // not negative
+		if b.cfg.Snapshots > 0 && id >= uint64(b.cfg.Snapshots) {
 			return
 		}
 		wait = b.cfg.SnapshotInterval

@@ -119,7 +119,7 @@ func (d *dirFS) SyncDir() error {
 }
 
 func syncDir(path string) error {
-	dir, err := os.Open(path)
+	dir, err := os.Open(path) //nolint:gosec // of the data directory
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ type osFile struct {
 
 func openFile(path string, flag int) (File, error) {
 	// O_NONBLOCK: a pipe under a journal's name must not hold the process up.
-	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600) //nolint:gosec // as above
 	if err != nil {
 		return nil, err
 	}

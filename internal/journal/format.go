@@ -90,7 +90,7 @@ func recordBytes(n int) int64 {
 func appendRecord(b []byte, table *crc32.Table, seed uint32, index uint64, events []byte) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(events)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(events))) //nolint:gosec // at most MaxCommit
 	b = binary.LittleEndian.AppendUint64(b, index)
 	b = append(b, events...)
 	b = append(b, endMark)

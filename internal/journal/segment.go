@@ -75,7 +75,7 @@ func (j *Journal) newSegment(size int64) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := header{id: j.id, index: j.next, size: uint64(size)}
+	h := header{id: j.id, index: j.next, size: uint64(size)} //nolint:gosec // a length
 	err = j.fill(b, size)
 	if err == nil {
 		err = j.writeSync(b, b.name, h.append(nil, segmentMagic), 0)

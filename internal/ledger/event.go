@@ -120,7 +120,7 @@ func (l *Ledger) Follow(events []byte, see func(Event)) error {
 	t := teller{l: l, see: see}
 	for len(r.b) > 0 {
 		head := r.uvarint()
-		peer, kind := int(head>>3), int(head&7) //nolint:gosec // checked below
+		peer, kind := int(head>>3), int(head&7)
 		if kind != kindBare && (peer < 0 || peer >= len(l.pairs) || peer == l.self) {
 			return fmt.Errorf("%w: kind %d of peer %d", ErrEvents, kind, peer)
 		}

@@ -17,7 +17,7 @@ type entry struct {
 
 func (o *outbox) len() int { return int(o.sent - o.acked) } //nolint:gosec // bounded by the window and the markers
 
-func (o *outbox) at(n uint64) *entry { return &o.ring[(n-1)&uint64(len(o.ring)-1)] }
+func (o *outbox) at(n uint64) *entry { return &o.ring[(n-1)&uint64(len(o.ring)-1)] } //nolint:gosec // a length
 
 // hash is the content hash of the channel up to item n, acked ≤ n ≤ sent.
 func (o *outbox) hash(n uint64) uint64 {
@@ -39,7 +39,7 @@ func (o *outbox) push(item Item) {
 func (o *outbox) grow() {
 	ring := make([]entry, max(16, 2*len(o.ring)))
 	for n := o.acked + 1; n <= o.sent; n++ {
-		ring[(n-1)&uint64(len(ring)-1)] = *o.at(n)
+		ring[(n-1)&uint64(len(ring)-1)] = *o.at(n) //nolint:gosec // a length
 	}
 	o.ring = ring
 }

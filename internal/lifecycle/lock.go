@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/gofrs/flock"
 	"github.com/hashicorp/go-plugin"
@@ -60,6 +61,16 @@ func (h *Holder) lives() bool {
 	return alive && start == h.Start
 }
 
+// WriteFile writes a file of a data directory, 0600. A symbolic link in its place is refused.
+func WriteFile(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // of the data directory
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Close())
+}
+
 // HeldError is a directory that another process has locked.
 type HeldError struct {
 	Dir string
@@ -90,7 +101,7 @@ func Lock(dir, name string) (release func(), err error) {
 			return nil, fmt.Errorf("%s is a symbolic link: a data directory and its files are real", p)
 		}
 	}
-	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
+	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW), flock.SetPermissions(0o600))
 	ok, err := lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -111,7 +122,7 @@ func Lock(dir, name string) (release func(), err error) {
 		line += " " + sockets
 	}
 	args, _ := json.Marshal(os.Args[1:]) // strings always can be
-	if err := os.WriteFile(path, append([]byte(line+"\n"), args...), 0o600); err != nil {
+	if err := WriteFile(path, append([]byte(line+"\n"), args...)); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
 	}
 	return func() { _ = lock.Close() }, nil

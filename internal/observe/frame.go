@@ -72,7 +72,7 @@ func (f *framer) feed(chunk []byte) (messages []Message, bad string) {
 		if n < 0 || length > maxFrame || length == 0 {
 			return messages, f.fail(at)
 		}
-		end := n + int(length) //nolint:gosec // at most maxFrame
+		end := n + int(length)
 		if len(rest) < end {
 			break
 		}

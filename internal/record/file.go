@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // Files of a record, in the data directory.
@@ -54,7 +55,7 @@ func OpenFile(dir string, h Header, f *Follower, limit int64) (*File, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // of the data directory
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // of the data directory
 	if err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
@@ -104,7 +105,7 @@ func ReadFile(path string, header func(Header) error, event func(*Event) error) 
 
 // readFile also says where the last whole line ends.
 func readFile(path string, header func(Header) error, event func(*Event) error) (end int64, err error) {
-	file, err := os.Open(path) //nolint:gosec // a record
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // a record
 	if err != nil {
 		return 0, fmt.Errorf("record: %w", err)
 	}
@@ -167,7 +168,12 @@ func ShiViz(dir string) (cut bool, err error) {
 	if err != nil && !cut {
 		return false, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, ShiVizFile), b.Bytes(), 0o600); err != nil {
+	f, err := os.OpenFile(filepath.Join(dir, ShiVizFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // of the data directory
+	if err == nil {
+		_, err = f.Write(b.Bytes())
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return cut, fmt.Errorf("record: %w", err)
 	}
 	return cut, nil

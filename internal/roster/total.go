@@ -26,7 +26,7 @@ func ParseTotal(text string, branches int) (uint64, error) {
 	switch {
 	case err != nil || total > MaxTotal:
 		return 0, fmt.Errorf("total %s is more than %d, the most that a bank can hold", clipped(text), uint64(MaxTotal))
-	case total < uint64(branches):
+	case total < uint64(branches): //nolint:gosec // a number of branches
 		return 0, fmt.Errorf("total %d is less than 1 for each of %d branches: write at least %d", total, branches, branches)
 	}
 	return total, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -55,7 +56,7 @@ func (t *tail) stop() {
 
 // readLog gives out the whole lines after an offset and returns the new offset.
 func readLog(path string, from int64, logger hclog.Logger, failed func(string)) int64 {
-	f, err := os.Open(path) //nolint:gosec // a child's log
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // a child's log
 	if err != nil {
 		return from
 	}

@@ -177,7 +177,7 @@ func (s *Supervisor) save(name string, paused bool) {
 	slices.Sort(st.Paused)
 	content, _ := json.Marshal(st)
 	temporary := s.cfg.StateFile + ".new"
-	err := os.WriteFile(temporary, append(content, '\n'), 0o600)
+	err := lifecycle.WriteFile(temporary, append(content, '\n'))
 	if err == nil {
 		err = os.Rename(temporary, s.cfg.StateFile)
 	}

@@ -83,8 +83,8 @@ func appendSmall(b []byte, field protowire.Number, value, id uint64) []byte {
 		b = protowire.AppendTag(b, fieldID, protowire.VarintType)
 		b = protowire.AppendVarint(b, id)
 	}
-	b[inner] = byte(len(b) - inner - 1)
-	b[start] = byte(len(b) - start - 1)
+	b[inner] = byte(len(b) - inner - 1) //nolint:gosec // below 128
+	b[start] = byte(len(b) - start - 1) //nolint:gosec // as above
 	return b
 }
 
@@ -195,7 +195,7 @@ func (r *Reader) Buffered() (frame []byte, ok bool, err error) {
 	if n == 0 {
 		return nil, false, nil
 	}
-	if n < 0 || length > uint64(r.max) {
+	if n < 0 || length > uint64(r.max) { //nolint:gosec // a limit
 		return nil, false, fmt.Errorf("%w: a length of more than %d bytes", ErrFrame, r.max)
 	}
 	if length > MaxFrame && !mayListBranches(b[n:]) {

@@ -268,7 +268,7 @@ func (f *FS) Restart(loss Loss) {
 	if loss == Kill {
 		return
 	}
-	rng := rand.New(&f.rng)
+	rng := rand.New(&f.rng) //nolint:gosec // faults, to be repeated
 	for _, c := range f.pending {
 		if loss == Tear && rng.IntN(2) == 0 {
 			c.apply(f.durable)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"cutbank/internal/branch"
 	"cutbank/internal/journal"
@@ -24,6 +26,9 @@ const trialEnv = "CUTBANK_TEST_TRIAL"
 
 func TestMain(m *testing.M) {
 	if scratch := os.Getenv(trialEnv); scratch != "" {
+		if port, err := os.ReadFile(filepath.Join(scratch, os.Args[1]+".port")); err == nil {
+			os.Args[2] = string(port) // the roster's is a proxy's
+		}
 		os.Exit(program(func(cfg *branch.Config) {
 			if err := try(cfg, scratch); err != nil {
 				fmt.Fprintln(os.Stderr, "trial:", err)
@@ -44,7 +49,7 @@ func TestMain(m *testing.M) {
 var (
 	programs string
 	build    = sync.OnceValues(func() ([]byte, error) {
-		return exec.Command("go", "build", "-buildvcs=false", "-o", programs+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch").CombinedOutput()
+		return exec.Command("go", "build", "-buildvcs=false", "-o", programs+"/", "cutbank/cmd/launcher", "cutbank/cmd/branch", "cutbank/cmd/controller").CombinedOutput()
 	})
 )
 
@@ -100,10 +105,11 @@ type killer struct {
 	point string // "" : none
 	left  int    // hits until then
 	hits  string // file
+	disk  string // file that tells what the disk does
 }
 
 func newKiller(scratch, name string) (*killer, error) {
-	k := &killer{hits: filepath.Join(scratch, name+".hits")}
+	k := &killer{hits: filepath.Join(scratch, name+".hits"), disk: filepath.Join(scratch, name+".disk")}
 	plan, err := os.ReadFile(filepath.Join(scratch, name+".plan"))
 	if os.IsNotExist(err) {
 		return k, nil
@@ -212,8 +218,29 @@ func (f *seamFile) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f *seamFile) Sync() (err error) {
-	f.k.around("sync:"+f.class, func() { err = f.File.Sync() })
+	f.k.around("sync:"+f.class, func() {
+		if err = f.k.weaken(); err == nil {
+			err = f.File.Sync()
+		}
+	})
 	return err
+}
+
+// weaken makes a sync slow, or lets one fail, when the trial says so.
+func (k *killer) weaken() error {
+	switch how, _ := os.ReadFile(k.disk); string(how) {
+	case "slow":
+		time.Sleep(20 * time.Millisecond)
+		f, err := os.OpenFile(k.disk+".slowed", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(".")
+		return errors.Join(err, f.Close())
+	case "fail":
+		return errors.Join(os.Remove(k.disk), syscall.EIO)
+	}
+	return nil
 }
 
 // commitSteps are the batches with a step of a snapshot in them.

@@ -56,7 +56,9 @@ func newTrial(t *testing.T, branches int) *trial {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{"launcher": filepath.Join(Programs(t), "launcher"), "branch": self} {
+	for name, path := range map[string]string{
+		"launcher": filepath.Join(Programs(t), "launcher"), "controller": filepath.Join(Programs(t), "controller"), "branch": self,
+	} {
 		if os.Link(path, filepath.Join(dir, name)) != nil { // another file system
 			if out, err := exec.Command("cp", path, filepath.Join(dir, name)).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
@@ -64,12 +66,10 @@ func newTrial(t *testing.T, branches int) *trial {
 		}
 	}
 	var roster strings.Builder
-	for port := 10000 + os.Getpid()%8000; len(b.ports) < branches; port++ { // below the ports that the system gives to dialling ends
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			_ = l.Close()
-			b.ports = append(b.ports, port)
-			fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", len(b.ports), port)
-		}
+	for port := 10000 + os.Getpid()%8000; len(b.ports) < branches; port += 100 {
+		port = freePort(t, port)
+		b.ports = append(b.ports, port)
+		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", len(b.ports), port)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "branches.txt"), []byte(roster.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -83,8 +83,14 @@ func (b *trial) dataDir() string {
 	return filepath.Join(b.dir, "data", fmt.Sprintf("branches.txt-%d", trialTotal))
 }
 
-// start runs the launcher at full load.
+// start runs the launcher at full load, until the first snapshot.
 func (b *trial) start(args ...string) {
+	b.t.Helper()
+	b.launch(args...)
+	b.wait("the first snapshot", func() bool { return b.snapshots > 0 })
+}
+
+func (b *trial) launch(args ...string) {
 	b.t.Helper()
 	args = append([]string{
 		strconv.Itoa(trialTotal), "branches.txt", "--interval", "0", "--link-delay", "0", "--amount", "1-3",
@@ -117,7 +123,6 @@ func (b *trial) start(args ...string) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	b.wait("the first snapshot", func() bool { return b.snapshots > 0 })
 }
 
 // read follows what the launcher says.
@@ -242,6 +247,15 @@ func (a *attached) ask(m *bankpb.BranchMessage) (*bankpb.BranchMessage, error) {
 // attach proves the key of the bank to branch i.
 func (b *trial) attach(i int) *attached {
 	b.t.Helper()
+	a, err := b.dial(i)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = a.nc.Close() })
+	return a
+}
+
+func (b *trial) dial(i int) (*attached, error) {
 	var plan struct {
 		Key string `json:"key"`
 	}
@@ -250,14 +264,13 @@ func (b *trial) attach(i int) *attached {
 		err = json.Unmarshal(content, &plan)
 	}
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
 	key, _ := hex.DecodeString(plan.Key)
 	nc, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", b.ports[i]))
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
-	b.t.Cleanup(func() { _ = nc.Close() })
 	a := &attached{nc, wire.NewReader(nc, wire.MaxFrame)}
 	nonce := link.Challenge()
 	m, err := a.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{
@@ -270,9 +283,14 @@ func (b *trial) attach(i int) *attached {
 		}})
 	}
 	if err != nil {
-		b.t.Fatal(err)
+		_ = nc.Close()
+		return nil, err
 	}
-	return a
+	return a, nil
+}
+
+func statusRequest(s *bankpb.Settings) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{Settings: s}}}
 }
 
 // drain stops all transfers, waits until the outboxes are empty, and sums the balances alone.
@@ -281,9 +299,7 @@ func (b *trial) drain() {
 	stopped := true
 	var all []*attached
 	status := func(a *attached) *bankpb.Status {
-		m, err := a.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{
-			GetStatus: &bankpb.GetStatus{Settings: &bankpb.Settings{Stopped: &stopped}},
-		}})
+		m, err := a.ask(statusRequest(&bankpb.Settings{Stopped: &stopped}))
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -309,8 +325,8 @@ func (b *trial) drain() {
 	}
 }
 
-// stop ends the bank in order and checks the names of all transfers.
-func (b *trial) stop() {
+// stop ends the bank in order and checks the names of all transfers. It tells how many there were.
+func (b *trial) stop() int {
 	b.t.Helper()
 	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
 		b.t.Fatal(err)
@@ -327,4 +343,5 @@ func (b *trial) stop() {
 		b.t.Error("nothing was transferred")
 	}
 	b.t.Logf("%d transfers, each sent once and received once, in order; %d snapshots, all exact", n, b.snapshots)
+	return n
 }

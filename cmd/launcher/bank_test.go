@@ -207,7 +207,13 @@ type running struct {
 
 func (b *bank) start(args ...string) *running {
 	b.t.Helper()
-	r := &running{t: b.t, cmd: b.command(args...), lines: make(chan string, 100_000)}
+	return b.launch(b.command(args...))
+}
+
+// launch starts a command.
+func (b *bank) launch(cmd *exec.Cmd) *running {
+	b.t.Helper()
+	r := &running{t: b.t, cmd: cmd, lines: make(chan string, 100_000)}
 	r.cmd.Stdout = &r.out
 	stderr, err := r.cmd.StderrPipe()
 	if err != nil {

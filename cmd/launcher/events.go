@@ -41,9 +41,7 @@ type events struct {
 
 	mu      sync.Mutex
 	watched time.Time
-	moves   dashboard.Moves
-	marks   int
-	stride  uint64 // every so many items of a channel are shown
+	moves   sampler
 }
 
 // newEvents opens the record that is asked for. Nil: a bank too large to be followed.
@@ -55,7 +53,7 @@ func newEvents(o *options, began time.Time) (*events, error) {
 		}
 		return nil, nil //nolint:nilnil // there is none
 	}
-	e := &events{o: o, began: began, stride: 1, follower: record.Follow(o.DataDir, names, o.record != "")}
+	e := &events{o: o, began: began, follower: record.Follow(o.DataDir, names, o.record != "")}
 	for name := range o.remote {
 		e.follower.Absent(name)
 	}
@@ -152,15 +150,26 @@ func (e *events) show(event *record.Event) {
 	if time.Since(at) > movesOld || time.Since(e.watched) > watchedFor {
 		return
 	}
-	m := &e.moves
+	e.moves.add(event, e.began)
+}
+
+// sampler keeps the moves that are shown next, and leaves out what would be too many.
+type sampler struct {
+	moves dashboard.Moves
+	marks int
+	shift int // of the items of a channel every 2^shift-th is shown
+}
+
+func (s *sampler) add(event *record.Event, began time.Time) {
+	m := &s.moves
 	switch event.Kind {
 	case record.Recorded, record.MarkerSent, record.MarkerReceived:
-		if e.marks >= maxMarks {
+		if s.marks >= maxMarks {
 			return
 		}
-		e.marks++
+		s.marks++
 	case record.Send, record.Receive:
-		if event.N%e.stride != 0 || len(m.Events)-e.marks >= maxMoves { // both ends of a transfer, or none
+		if event.N%(1<<s.shift) != 0 || len(m.Events)-s.marks >= maxMoves { // both ends of a transfer, or none
 			if event.Kind == record.Send {
 				m.LeftOut++
 			}
@@ -169,7 +178,21 @@ func (e *events) show(event *record.Event) {
 	default:
 		return
 	}
-	m.Events = append(m.Events, moveOf(event, e.began))
+	m.Events = append(m.Events, moveOf(event, began))
+}
+
+// take hands over the moves, and shows more or fewer of the next ones.
+func (s *sampler) take(atMS int64) dashboard.Moves {
+	m := s.moves
+	switch n := len(m.Events) - s.marks; {
+	case n >= maxMoves && s.shift < 20:
+		s.shift++
+	case n < maxMoves/4 && s.shift > 0:
+		s.shift--
+	}
+	s.moves, s.marks = dashboard.Moves{}, 0
+	m.AtMS = atMS
+	return m
 }
 
 func moveOf(e *record.Event, began time.Time) dashboard.Move {
@@ -179,7 +202,7 @@ func moveOf(e *record.Event, began time.Time) dashboard.Move {
 	}
 }
 
-// take hands over the moves, and shows more or fewer of the next ones.
+// take hands over the moves.
 func (e *events) take() dashboard.Moves {
 	if e == nil {
 		return dashboard.Moves{}
@@ -187,16 +210,7 @@ func (e *events) take() dashboard.Moves {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.watched = time.Now()
-	m := e.moves
-	switch n := len(m.Events) - e.marks; {
-	case n >= maxMoves && e.stride < 1<<20:
-		e.stride *= 2
-	case n < maxMoves/4 && e.stride > 1:
-		e.stride /= 2
-	}
-	e.moves, e.marks = dashboard.Moves{}, 0
-	m.AtMS = time.Since(e.began).Milliseconds()
-	return m
+	return e.moves.take(time.Since(e.began).Milliseconds())
 }
 
 // cutOf is the space-time diagram of a snapshot.

@@ -45,24 +45,31 @@ func newLive(o *options) *live {
 	return &live{o: o, began: time.Now()}
 }
 
-// serve listens, says where, and answers until the context ends.
+// serve serves the dashboard, if there is to be one, until the context ends.
 func (l *live) serve(ctx context.Context, token string) (wait func() error, err error) {
 	if l.o.HTTP == "" {
 		return func() error { return nil }, nil
 	}
-	listener, err := dashboard.Listen(l.o.HTTP)
-	if err != nil {
-		return nil, &controller.UsageError{Err: err}
-	}
 	l.metrics = dashboard.NewMetrics(l)
-	l.server = dashboard.New(dashboard.Config{Bank: l, Token: token, Metrics: l.metrics.Handler(), Shared: l.o.shared})
-	done := make(chan error, 1)
-	go func() { done <- l.server.Serve(ctx, listener) }()
-	l.o.out.Say("dashboard: http://%s", listener.Addr())
-	if !dashboard.KnowsUsers && l.o.shared == "" {
-		l.o.out.Say(`every user of this machine can open it: this system does not say whose a connection is (--http "" = no dashboard)`)
+	l.server, wait, err = l.o.serveDashboard(ctx, dashboard.Config{Bank: l, Token: token, Metrics: l.metrics.Handler()})
+	return wait, err
+}
+
+// serveDashboard listens, says where, and answers until the context ends.
+func (o *options) serveDashboard(ctx context.Context, cfg dashboard.Config) (s *dashboard.Server, wait func() error, err error) {
+	listener, err := dashboard.Listen(o.HTTP)
+	if err != nil {
+		return nil, nil, &controller.UsageError{Err: err}
 	}
-	return func() error { return <-done }, nil
+	cfg.Shared = o.shared
+	s = dashboard.New(cfg)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, listener) }()
+	o.out.Say("dashboard: http://%s", listener.Addr())
+	if !dashboard.KnowsUsers && o.shared == "" {
+		o.out.Say(`every user of this machine can open it: this system does not say whose a connection is (--http "" = no dashboard)`)
+	}
+	return s, func() error { return <-done }, nil
 }
 
 func (l *live) at() int64 { return time.Since(l.began).Milliseconds() }

@@ -44,6 +44,7 @@ const examples = `Opens or resumes a bank, starts and supervises its branches, a
   ./launcher 4000 branches.txt --tls auto           links and controller by mutual TLS, certificates in the data directory
   ./launcher certs branches.txt DIR                 certificates for --tls DIR, made or renewed
   ./launcher 4000 branches.txt --record             every event in events.jsonl, with vector clocks
+  ./launcher --replay data/branches.txt-4000/events.jsonl   the page of a recorded run, with a slider
   ./launcher show 10                                a snapshot as text, with the cut
   ./launcher 4000 branches.txt --branch-cmd 'python3 mybranch.py {name} {port}' --snapshots 5
                                                     somebody else's branches, held against the assignment
@@ -131,6 +132,7 @@ type options struct {
 	fresh     bool
 	restore   uint64
 	record    string // "", recordEvents or recordShiViz
+	replay    string // a record that is shown; empty: a bank is run
 	shared    string // whom the dashboard is open to: "" (its user), dashboard.SharedMetrics or SharedAll
 	tlsDir    string // empty: plaintext
 	detach    bool
@@ -161,6 +163,9 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	}
 	out := o.NewOutput(stdout, stderr)
 	o.out = out
+	if o.replay != "" {
+		return o.runReplay(ctx)
+	}
 	if len(o.foreign.commands) > 0 {
 		return o.runForeign(ctx, out, stdout)
 	}
@@ -349,26 +354,33 @@ func failedBranches(s *supervise.Supervisor) error {
 	return &failedError{names}
 }
 
+// flags adds those of the launcher to a set. Two are read when all have been parsed.
+func (o *options) flags(fs *pflag.FlagSet) (delay, sync *string) {
+	o.Flags(fs)
+	fs.StringVar(&o.shared, "http-shared", "", "all users of this machine may open the dashboard, not its own user and root alone; --http-shared=metrics: may read its /metrics")
+	fs.Lookup("http-shared").NoOptDefVal = dashboard.SharedAll
+	delay = fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
+	sync = fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
+	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk")
+	fs.BoolVar(&o.fresh, "fresh", false, "open a new bank; the data directory is moved aside")
+	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
+	fs.Lookup("record").NoOptDefVal = recordEvents
+	fs.StringVar(&o.replay, "replay", "", "show the page of a bank that has been recorded, from its events.jsonl, with a slider for the time; nothing else is started")
+	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
+	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
+	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
+	fs.BoolVar(&o.alone, "no-controller", false, "only supervise this machine's branches: the launcher of another host runs the controller (no dashboard here)")
+	o.foreign.flags(fs)
+	return delay, sync
+}
+
 // parse reads the command line. Done tells that help or version was asked for and printed.
 func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err error) {
 	fs := pflag.NewFlagSet("launcher", pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.SetOutput(stderr)
 	fs.Usage = func() {}
-	o.Flags(fs)
-	fs.StringVar(&o.shared, "http-shared", "", "all users of this machine may open the dashboard, not its own user and root alone; --http-shared=metrics: may read its /metrics")
-	fs.Lookup("http-shared").NoOptDefVal = dashboard.SharedAll
-	delay := fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
-	sync := fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
-	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk")
-	fs.BoolVar(&o.fresh, "fresh", false, "open a new bank; the data directory is moved aside")
-	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
-	fs.Lookup("record").NoOptDefVal = recordEvents
-	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
-	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
-	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
-	fs.BoolVar(&o.alone, "no-controller", false, "only supervise this machine's branches: the launcher of another host runs the controller (no dashboard here)")
-	o.foreign.flags(fs)
+	delay, sync := o.flags(fs)
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, examples, fs.FlagUsages(), "\n", commandHelp)
 		return true, err
@@ -391,7 +403,12 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 		_, err := fmt.Fprint(stdout, rules.Table())
 		return true, err
 	}
-	if err := o.Parse(fs); err != nil {
+	if o.replay == "" {
+		err = o.Parse(fs)
+	} else if err = o.parseReplay(fs); err != nil {
+		err = &controller.UsageError{Err: err}
+	}
+	if err != nil {
 		return false, err
 	}
 	if o.linkDelay, err = link.ParseDelay(*delay); err == nil {
@@ -415,6 +432,9 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	if o.Settings.Interval == nil {
 		interval := defaultInterval
 		o.Settings.Interval = &interval
+	}
+	if o.replay != "" {
+		return false, nil
 	}
 	if err := o.UseDataDir(roster.DataDir(o.Roster.File, o.Total)); err != nil {
 		return false, err

@@ -86,6 +86,7 @@ func TestRecord(t *testing.T) {
 	_ = r.cmd.Wait()
 	b.run(0, "--record=shiviz", "--snapshots", "3")
 	checkRecord(t, b)
+	checkReplay(t, b)
 	schema := jsonschema.NewCompiler()
 	valid, err := schema.Compile("../../docs/snapshot.schema.json")
 	if err != nil {

@@ -145,8 +145,8 @@ func (s *Server) control(w http.ResponseWriter, q *http.Request) {
 	answer(w, map[string]any{"ok": true, "text": text})
 }
 
-// seek moves a replay. It changes nothing but what is shown, so it needs no token.
-func seek(w http.ResponseWriter, q *http.Request, r Replayer) {
+// seek moves a replay, and all who watch it. It changes nothing but what is shown, so it needs no token.
+func (s *Server) seek(w http.ResponseWriter, q *http.Request, r Replayer) {
 	var to struct {
 		ToMS  int64   `json:"to_ms"`
 		Speed float64 `json:"speed"`
@@ -156,6 +156,8 @@ func seek(w http.ResponseWriter, q *http.Request, r Replayer) {
 		return
 	}
 	r.MoveTo(to.ToMS, to.Speed)
+	s.Publish("hello", s.hello())
+	s.Publish("state", s.cfg.Bank.State())
 	answer(w, map[string]any{"ok": true, "text": ""})
 }
 

@@ -94,7 +94,8 @@ type Hello struct {
 	Settings   Settings `json:"settings"`
 	BrokenRule string   `json:"broken_rule"`
 	Replay     bool     `json:"replay"`
-	DurationMS int64    `json:"duration_ms"`
+	DurationMS int64    `json:"duration_ms"` // of a replay
+	Speed      float64  `json:"speed"`       // of a replay; 0: it stands still
 	Controls   bool     `json:"controls"`
 	StartedAt  string   `json:"started_at"` // what at_ms counts from
 }
@@ -267,7 +268,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /api/cut/{id}", s.cut)
 	mux.HandleFunc("POST /api/control", s.control)
 	if r, ok := s.cfg.Bank.(Replayer); ok {
-		mux.HandleFunc("POST /api/replay", func(w http.ResponseWriter, q *http.Request) { seek(w, q, r) })
+		mux.HandleFunc("POST /api/replay", func(w http.ResponseWriter, q *http.Request) { s.seek(w, q, r) })
 	}
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", s.cfg.Metrics)

@@ -193,11 +193,15 @@ func (s *Server) stream(w http.ResponseWriter, q *http.Request) {
 
 // picture is what a watcher needs that has nothing: it stands after message n.
 func (s *Server) picture(n uint64) string {
-	hello := s.cfg.Bank.Hello()
-	hello.Schema = StreamSchema
-	hello.Controls = s.cfg.Token != ""
 	id := fmt.Sprintf("id: %s.%d\n", s.hub.run, n)
-	return id + encode("hello", hello) + id + encode("state", s.cfg.Bank.State())
+	return id + encode("hello", s.hello()) + id + encode("state", s.cfg.Bank.State())
+}
+
+func (s *Server) hello() Hello {
+	h := s.cfg.Bank.Hello()
+	h.Schema = StreamSchema
+	h.Controls = s.cfg.Token != ""
+	return h
 }
 
 // resume reads a Last-Event-ID of this run.

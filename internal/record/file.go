@@ -116,6 +116,8 @@ func readFile(path string, header func(Header) error, event func(*Event) error) 
 		switch {
 		case errors.Is(err, io.EOF):
 			return end, nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			return end, fmt.Errorf("%s:%d: the line is longer than %d bytes", path, n, maxLine)
 		case err != nil:
 			return end, fmt.Errorf("%s:%d: %w", path, n, err)
 		}

@@ -1,6 +1,6 @@
 // The page: which view is shown, what stands on all of them (head, banners, sum, outcomes), replay.
 import { html, render, useEffect, useState } from './vendor/htm-preact/standalone.module.js';
-import { bank, connect, control, now, seek, useBank } from './store.js';
+import { bank, connect, control, now, pace, seek, useBank } from './store.js';
 import { Button, Icon, clockText, nextTheme, settings, span, toggleLarger } from './parts.js';
 import { Bank, Hero } from './bank.js';
 import { Cut } from './cut.js';
@@ -73,15 +73,16 @@ function Banners() {
 // Replay is the slider through a recorded run. While it is dragged the time that is wished for is shown.
 function Replay() {
   const [wish, want] = useState(null);
-  const [speed, setSpeed] = useState(1);
-  const at = wish ?? Math.min(now(), bank.hello.duration_ms);
-  const go = (to, v = speed) => { setSpeed(v); seek(to, v); };
+  const { speed, duration_ms: end } = bank.hello;
+  const at = Math.min(wish ?? now(), end);
+  const go = (to, v = speed) => seek(v && to >= end ? 0 : to, v);
+  const playing = speed > 0 && at < end;
   return html`<section class="panel replay" aria-label="Replay">
-    <${Button} icon=${speed ? 'pause' : 'resume'} onClick=${() => go(at, speed ? 0 : 1)}>${speed ? 'Stop' : 'Play'}</${Button}>
-    <label class="slider"><span class="hidden">Time</span><input type="range" min="0" max=${bank.hello.duration_ms} step="100" value=${at} aria-valuetext=${clockText(at)}
+    <${Button} icon=${playing ? 'pause' : 'resume'} onClick=${() => go(at, playing ? 0 : pace())}>${playing ? 'Stop' : at >= end ? 'Play again' : 'Play'}</${Button}>
+    <label class="slider"><span class="hidden">Time</span><input type="range" min="0" max=${end} step="100" value=${at} aria-valuetext=${clockText(at)}
       onInput=${(e) => want(Number(e.target.value))} onChange=${(e) => { go(Number(e.target.value)); setTimeout(() => want(null), 300); }} /></label>
-    <span class="time">${clockText(at)} / ${clockText(bank.hello.duration_ms)}</span>
-    <span class="group" role="group" aria-label="Speed">${[0.25, 1, 4].map((v) => html`<${Button} key=${v} pressed=${speed === v} onClick=${() => go(at, v)}>${v === 0.25 ? '¼' : v}×</${Button}>`)}</span></section>`;
+    <span class="time">${clockText(at)} / ${clockText(end)}</span>
+    <span class="group" role="group" aria-label="Speed">${[0.25, 1, 4, 16].map((v) => html`<${Button} key=${v} pressed=${pace() === v} onClick=${() => go(at, v)} label=${`Speed ${v}`}>${v === 0.25 ? '¼' : v}×</${Button}>`)}</span></section>`;
 }
 
 connect();

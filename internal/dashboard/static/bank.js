@@ -95,8 +95,7 @@ function Detail({ b, id, may }) {
   const peers = bank.hello.roster.map((r) => r.name).filter((n) => n !== b.name);
   const find = (src, dst) => channels.find((c) => c.src === src && c.dst === dst);
   return html`<div class="detail" id=${id}>
-    ${may && html`<div class="actions" role="group" aria-label=${`Controls of ${b.name}`}>${actions.map(([verb, icon, word, title]) => html`<${Button} key=${verb} icon=${icon} title=${title} onClick=${() => control(verb, b.name)}>${word}</${Button}>`)}
-      <${Button} icon="snapshot" title="this branch begins it" onClick=${() => control('snapshot', b.name)}>Snapshot from here</${Button}></div>`}
+    ${may && html`<div class="actions" role="group" aria-label=${`Controls of ${b.name}`}>${actions.map(([verb, icon, word, title]) => html`<${Button} key=${verb} icon=${icon} title=${title} onClick=${() => control(verb, b.name)}>${word}</${Button}>`)}</div>`}
     <dl class="facts">
       <div><dt>process</dt><dd>${b.pid || '–'}</dd></div><div><dt>incarnation</dt><dd>${num(b.incarnation)}</dd></div>
       <div><dt>restarts</dt><dd>${num(b.restarts)}</dd></div><div><dt>up for</dt><dd>${b.uptime_ms ? span(b.uptime_ms) : '–'}</dd></div>

@@ -1,7 +1,7 @@
 // The ring: branches, the channels between them, and money moving along them. Nodes and channels are
 // SVG, drawn when the state changes; what moves is on a canvas above, drawn each frame.
 import { html, useEffect, useMemo, useRef } from './vendor/htm-preact/standalone.module.js';
-import { bank, now, onMoves } from './store.js';
+import { bank, now, onMoves, pace } from './store.js';
 import { colour, iconPath, num, rem, stateOf, still, themeChanged, useWidth } from './parts.js';
 
 export const ringMax = 24; // branches in the ring; the list has all
@@ -172,8 +172,8 @@ function Dots({ w, h, place }) {
       const g = c.getContext('2d');
       g.setTransform(scale, 0, 0, scale, 0, 0);
       g.clearRect(0, 0, w, h);
-      const t = now() - lag, dt = Math.max(0, Math.min(200, t - before));
-      if (t < before - 2000) { dots.clear(); early.clear(); pulses.length = 0; }
+      const t = now() - lag * pace(), dt = Math.max(0, Math.min(200 * pace(), t - before));
+      if (Math.abs(t - before) > 2000 * pace() && before) { dots.clear(); early.clear(); pulses.length = 0; }
       before = t;
       if (t - drained > 1000) {
         drained = t;
@@ -192,9 +192,9 @@ function Dots({ w, h, place }) {
 
 function step(g, place, d, t, dt, ink) {
   if (t < d.t0) return true;
-  if (d.t1 === null) d.p += (0.94 - d.p) * Math.min(1, dt / 260);
+  if (d.t1 === null) d.p += (0.94 - d.p) * Math.min(1, dt / (260 * pace()));
   else {
-    const left = Math.max(d.t1, d.t0 + slowest) - t;
+    const left = Math.max(d.t1, d.t0 + slowest * pace()) - t;
     d.p = left <= 0 ? 1 : d.p + (1 - d.p) * Math.min(1, dt / (left + dt));
   }
   const path = place.curves.get(d.ch);
@@ -213,7 +213,7 @@ function step(g, place, d, t, dt, ink) {
 }
 
 function pulse(g, place, { branch, t: began }, t, ink) {
-  const p = place.at.get(branch), age = (t - began) / 900;
+  const p = place.at.get(branch), age = (t - began) / (900 * pace());
   if (!p || age >= 1) return false;
   if (age < 0) return true;
   g.beginPath();

@@ -23,8 +23,12 @@ export const bank = {
 };
 
 let at = 0, atLocal = 0; // the bank's clock, and ours when it said so
+// speed is how fast the bank's clock goes: of a replay 0 when it is stopped. pace is that of its last playing.
+const speed = () => (bank.hello?.replay ? bank.hello.speed : 1);
+let paced = 1;
+export const pace = () => paced;
 // now is the bank's clock in ms. It stands still when the launcher is lost.
-export const now = () => at + (bank.link === 'live' ? Math.min(performance.now() - atLocal, 2000) : 0);
+export const now = () => at + (bank.link === 'live' ? speed() * Math.min(performance.now() - atLocal, 2000) : 0);
 
 const listeners = new Set();
 let due = 0;
@@ -108,8 +112,8 @@ function forget() {
 }
 
 function clock(ms) {
-  // Back in time: another run of the launcher, or the slider of a replay was moved.
-  if (ms < at - 1000) forget();
+  // Another run of the launcher, or the slider of a replay was moved.
+  if (ms < at - 1000 || (bank.hello?.replay && ms > at + 3000 * Math.max(1, paced))) forget();
   at = ms;
   atLocal = performance.now();
 }
@@ -125,16 +129,18 @@ function addSnapshot(r) {
 
 async function history() {
   const list = await get('/api/snapshots?limit=60').catch(() => []);
+  if (bank.hello.replay) { bank.snapshots = []; bank.last = null; } // those of the time before it was moved
   for (const r of list) if (!bank.snapshots.some((s) => s.snapshot_id === r.snapshot_id)) addSnapshot(r);
   changed();
 }
 
 const handlers = {
   hello(h) {
-    // Another bank, or another time in a replay: what was known of snapshots no longer holds.
-    if (bank.hello && (bank.hello.total !== h.total || h.replay)) { bank.snapshots = []; bank.last = null; }
+    // Another bank: what was known of snapshots no longer holds.
+    if (bank.hello && bank.hello.total !== h.total) { bank.snapshots = []; bank.last = null; }
     if (bank.hello) renewToken();
     bank.hello = h;
+    if (h.replay && h.speed > 0) paced = h.speed;
     bank.wall = Date.parse(h.started_at);
     bank.notShown = 0;
     history();

@@ -48,12 +48,18 @@ const captions = {
   1: ['A channel', () => html`<p>Between two branches there are two channels, one each way. A channel delivers in order, and every message exactly once, whatever is killed. Money on it has left one balance and has not reached the other: it is <b>in transit</b>.</p><${Channel} />`],
   2: ['Adding up balances gives the wrong sum', () => html`<p>Nobody can read all balances at one instant. Money on its way is in no balance, and money that moves between two readings counts twice or not at all. So the plain sum wobbles, while a snapshot’s sum does not.</p><${Naive} />`],
   3: ['Markers', () => html`<p>One branch records its balance and sends a <b>marker</b> on each of its channels. A branch that gets its first marker records too, and sends markers on. What still arrives on a channel before that channel’s marker was sent before the cut: it counts as in transit. Nobody stops paying.</p>
-    <${Button} icon="snapshot" onClick=${() => control('snapshot')}>Take a snapshot</${Button}>`],
+    <${Deed} icon="snapshot" onClick=${() => control('snapshot')}>Take a snapshot</${Deed}>`],
   4: ['The cut', () => html`<p>A snapshot over time. The cut runs through the instants at which the branches recorded. No arrow runs from after the cut to before it: that is what makes it consistent. The thick arrows cross it forwards: they are the money in transit.</p>`],
   5: ['A kill in the middle of a snapshot', () => html`<p>Now a snapshot begins, and while its markers are on their way a branch is killed (<code>kill -9</code>): no time to say goodbye, nothing saved at the end.</p>
-    <${Button} icon="kill" onClick=${killInSnapshot}>Snapshot, then kill</${Button}><${Kill} />`],
+    <${Deed} icon="kill" onClick=${killInSnapshot}>Snapshot, then kill</${Deed}><${Kill} />`],
   6: ['The recovery', () => html`<p>Each change was on the disk before anyone heard of it. So the branch comes back with its balance, its channels and its part of the snapshot; its peers send again what it had not made durable; and the snapshot completes.</p><${Kill} /><${Recovery} />`],
 };
+
+// Deed is a button that does something to the bank: none in a record.
+function Deed({ icon, onClick, children }) {
+  if (!bank.hello.controls) return html`<p class="soft">This is the record of a run: nothing can be done in it any more. Move the slider to where it happened.</p>`;
+  return html`<${Button} icon=${icon} onClick=${onClick}>${children}</${Button}>`;
+}
 
 function Channel() {
   const c = bank.state?.channels?.find((x) => `${x.src}>${x.dst}` === busiest());
@@ -66,7 +72,7 @@ function Naive() {
     <p><span>snapshot ${bank.last?.snapshot_id ?? ''}</span><b class="ok">${bank.last ? num(sumOf(bank.last)) : '–'} <${Icon} name="check" /></b><span>${num(bank.snapshots.filter((r) => r.status === 'consistent').length)} of the last ${count(bank.snapshots.filter(whole).length, 'snapshot')} were right</span></p></div>`;
 }
 function Kill() {
-  if (!story.snapshot) return html`<p class="soft">Nothing was killed by the tour yet.</p>`;
+  if (!story.snapshot) return bank.hello.controls && html`<p class="soft">Nothing was killed by the tour yet.</p>`;
   const b = bank.state?.branches.find((x) => x.name === story.branch), r = bank.snapshots.find((x) => x.snapshot_id === story.snapshot);
   const back = bank.faults.find((f) => f.branch === story.branch && f.kind === 'ready' && f.at_ms > story.killedAt);
   const done = (yes, text) => html`<li class=${yes ? 'done' : ''}><${Icon} name=${yes ? 'check' : 'clock'} /><span>${text}</span></li>`;
@@ -75,7 +81,7 @@ function Kill() {
     ${done(r && whole(r), r ? html`snapshot ${story.snapshot}: <b>${num(r.in_branches)} + ${num(r.in_transit)} = ${num(sumOf(r))}</b>, ${r.status}` : `snapshot ${story.snapshot} waits`)}</ol>`;
 }
 function Recovery() {
-  if (!story.snapshot) return html`<p><a href="#/tour/5">Back to the kill</a></p>`;
+  if (!story.snapshot) return bank.hello.controls && html`<p><a href="#/tour/5">Back to the kill</a></p>`;
   return html`<p><a href=${`#/snapshot/${story.snapshot}`}>See its cut, with the outage drawn in</a></p>`;
 }
 

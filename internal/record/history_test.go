@@ -1,0 +1,108 @@
+package record
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const twoBranches = `{"schema":"cutbank.events/1","total":2000,"branches":["a","b"]}
+`
+
+// line is an event at a time in ms.
+func line(ms, rest string) string {
+	return `{"at":"2026-01-01T00:00:00.` + ms + `Z","balance":1000,` + rest + "}\n"
+}
+
+func load(t *testing.T, text string) (*History, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), EventsFile)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path)
+}
+
+// TestLoadBad: what is wrong with a record, and in which line.
+func TestLoadBad(t *testing.T) {
+	start := line("001", `"branch":"a","kind":"start"`)
+	for text, want := range map[string]string{
+		"":                                     "has no events",
+		twoBranches:                            "has no events",
+		"{}\n":                                 `:1: has the schema ""`,
+		"snapshot_id: 3\n":                     ":1: invalid character",
+		`{"schema":"cutbank.events/2"}` + "\n": `:1: has the schema "cutbank.events/2"`,
+		`{"schema":"cutbank.events/1","total":2,"branches":["a"]}` + "\n":  ":1: names 1 branches with a total of 2",
+		`{"schema":"cutbank.events/1","branches":["a","b"]}` + "\n":        ":1: names 2 branches with a total of 0",
+		twoBranches + start + "nonsense\n":                                 ":3: invalid character",
+		twoBranches + start + strings.Repeat("x", maxLine) + "\n":          ":3: the line is longer than",
+		twoBranches + line("001", `"branch":"c","kind":"start"`):           `:2: is of the branch "c"`,
+		twoBranches + line("001", `"branch":"a","kind":"robbery"`):         `:2: "robbery" is no kind`,
+		twoBranches + line("001", `"branch":"a","kind":"b"`):               `:2: "b" is no kind`,
+		twoBranches + line("001", `"branch":"send","kind":"send"`):         `:2: is of the branch "send"`,
+		twoBranches + line("001", `"branch":"a","kind":"send"`):            `:2: is between "a" and ""`,
+		twoBranches + line("001", `"branch":"a","kind":"send","peer":"a"`): `:2: is between "a" and "a"`,
+		twoBranches + `{"branch":"a","kind":"start"}` + "\n":               ":2: has no time",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text[:min(len(text), 200)], err, want)
+		}
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "--record makes one") {
+		t.Error(err)
+	}
+}
+
+// TestHistory: two branches, a snapshot with money in transit, one that began before the record, a crash.
+func TestHistory(t *testing.T) {
+	h, err := load(t, twoBranches+
+		line("001", `"branch":"a","kind":"start"`)+
+		line("002", `"branch":"b","kind":"start"`)+
+		line("003", `"branch":"a","kind":"marker_received","peer":"b","n":1,"snapshot_id":1`)+ // its recording was before
+		line("004", `"branch":"b","kind":"marker_received","peer":"a","n":1,"snapshot_id":1`)+
+		line("005", `"branch":"a","kind":"send","peer":"b","money":7,"n":2`)+
+		line("006", `"branch":"b","kind":"record","snapshot_id":2`)+
+		line("006", `"branch":"b","kind":"marker_sent","peer":"a","n":2,"snapshot_id":2`)+
+		line("008", `"branch":"a","kind":"marker_received","peer":"b","n":2,"snapshot_id":2`)+
+		line("008", `"branch":"a","kind":"record","snapshot_id":2`)+
+		line("008", `"branch":"a","kind":"marker_sent","peer":"b","n":3,"snapshot_id":2`)+
+		line("007", `"branch":"b","kind":"receive","peer":"a","money":7,"n":2`)+ // a's clock is ahead
+		line("009", `"branch":"b","kind":"marker_received","peer":"a","n":3,"snapshot_id":2`)+
+		line("010", `"branch":"b","kind":"crash","text":"killed"`)+
+		line("020", `"branch":"b","kind":"recovered"`)+
+		`{"at":"cut off`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Len() != 14 || h.Ended()-h.Began() != 19_000 || h.Until(h.Began()-1) != 0 || h.Until(h.Began()) != 1 || h.Until(h.Ended()) != 14 {
+		t.Errorf("%d events in %d µs", h.Len(), h.Ended()-h.Began())
+	}
+	if !slices.IsSorted(h.at) || h.At(10) != h.At(9) {
+		t.Errorf("times go back: %v", h.at)
+	}
+	if len(h.Taken) != 1 {
+		t.Fatalf("%d snapshots", len(h.Taken))
+	}
+	s := h.Taken[0]
+	if s.ID != 2 || s.Initiator != "b" || s.Position != 12 || s.Ended-s.Began != 3000 || s.Parts[0].FirstFrom != "b" || s.Parts[1].FirstFrom != "" {
+		t.Errorf("%+v", s)
+	}
+	if c := s.Channel(0, 1); c.Money != 7 || c.Count != 1 || c.Sent != 1 || c.Received != 0 {
+		t.Errorf("%+v", c)
+	}
+	if c := s.Channel(1, 0); c.Money != 0 || c.Sent != 0 {
+		t.Errorf("%+v", c)
+	}
+	books := NewBooks(h.Branches)
+	for i := range h.Len() {
+		books.Add(h.Event(i))
+	}
+	if b := books.Accounts[1]; b.Starts != 2 || b.Restarts != 1 || b.LastExit != "killed" || b.Kind != Recovered || b.Balance != 1000 {
+		t.Errorf("%+v", b)
+	}
+	if f := *books.Flow(0, 1); f != (Flow{SentCount: 1, SentMoney: 7, ReceivedCount: 1, ReceivedMoney: 7, MarkersSent: 1, MarkersReceived: 2}) {
+		t.Errorf("%+v", f)
+	}
+}

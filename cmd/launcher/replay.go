@@ -167,7 +167,7 @@ func (r *replay) State() dashboard.State {
 	for i, name := range r.h.Branches {
 		a := &r.books.Accounts[i]
 		b := dashboard.Branch{
-			Name: name, Balance: a.Balance, Restarts: a.Restarts, LastExit: a.LastExit, Incarnation: uint64(a.Starts), //nolint:gosec // a count
+			Name: name, Balance: a.Balance, Restarts: a.Restarts, LastExit: a.LastExit, Incarnation: a.Starts,
 			State: map[string]string{"": "starting", record.Crash: "backoff", record.Paused: "paused"}[a.Kind],
 		}
 		if b.State == "" {
@@ -248,7 +248,7 @@ func (r *replay) record(t *record.Taken) json.RawMessage {
 		p := &t.Parts[i]
 		rec.InBranches += p.Balance
 		rec.Branches = append(rec.Branches, controller.BranchRecord{
-			Name: name, Incarnation: uint64(p.Starts), Balance: p.Balance, RecordedAt: text(p.Recorded), CompletedAt: text(p.Complete), FirstMarkerFrom: p.FirstFrom,
+			Name: name, Incarnation: p.Starts, Balance: p.Balance, RecordedAt: text(p.Recorded), CompletedAt: text(p.Complete), FirstMarkerFrom: p.FirstFrom,
 		})
 	}
 	for dst, to := range r.h.Branches {

@@ -104,7 +104,7 @@ type Account struct {
 	Kind     string // of its last Start, Recovered, Crash, Paused or Resumed; empty: none was seen
 	Since    Time   // of that
 	Balance  uint64
-	Starts   int
+	Starts   uint64
 	Restarts int // of those, after the first one that the record saw
 	LastExit string
 }
@@ -141,7 +141,7 @@ type Taken struct {
 type Part struct {
 	Recorded, Complete Time // 0: not yet
 	Balance            uint64
-	Starts             int    // of the branch, so far
+	Starts             uint64 // of the branch, so far
 	FirstFrom          string // whose marker came first; empty at an initiator
 
 	markers int

@@ -87,8 +87,8 @@ type Health interface {
 	Waits(what string) // while it is not ready
 }
 
-// BeatInterval is how often the loop beats at least.
-const BeatInterval = 50 * time.Millisecond
+// BeatInterval is how often the loop beats at least: well within lifecycle.StaleAfter.
+const BeatInterval = 150 * time.Millisecond
 
 // Config of a Branch.
 type Config struct {

@@ -183,15 +183,9 @@ func (b *Branch) tellWaits() {
 		return
 	}
 	const shown = 3
-	var down []string
-	for _, l := range b.engine.Status().GetLinks() {
-		switch {
-		case l.GetUp() || len(down) > shown:
-		case len(down) == shown:
-			down = append(down, "and others")
-		default:
-			down = append(down, l.GetPeer())
-		}
+	down := b.engine.Down(shown + 1)
+	if len(down) > shown {
+		down[shown] = "and others"
 	}
 	b.cfg.Health.Waits("links to " + strings.Join(down, ", "))
 }

@@ -33,8 +33,9 @@ const (
 	tickEvery    = 20 * time.Millisecond
 	waitingEvery = 100 * time.Millisecond
 	pollEvery    = 500 * time.Millisecond
-	pollTimeout  = 10 * time.Second // a branch may wait so long in a sync
+	pollTimeout  = 10 * time.Second // a branch may wait so long in a sync; and 100 ms each for the cores
 	drainTimeout = 500 * time.Millisecond
+	maxOpening   = 32 // branches that are being opened at a time
 )
 
 // phase is how far the bank is.
@@ -270,8 +271,9 @@ func (c *Controller) onTick(now time.Time) {
 			continue
 		}
 		switch {
-		case !p.polled.IsZero() && now.Sub(p.polled) > pollTimeout:
+		case !p.polled.IsZero() && now.Sub(p.polled) > pollTimeout+time.Duration(len(c.peers))*100*time.Millisecond:
 			c.drop(p, "no answer")
+		case c.phase != running && p.status.GetReady(): // it was asked often enough
 		case p.polled.IsZero() && !now.Before(p.nextAsk):
 			c.poll(p, now)
 		}
@@ -281,9 +283,9 @@ func (c *Controller) onTick(now time.Time) {
 func (c *Controller) poll(p *peer, now time.Time) {
 	// A status has one entry per link, so that all of them grow with the square of the branches.
 	n := time.Duration(len(c.peers)) * time.Millisecond
-	p.polled, p.nextAsk = now, now.Add(max(pollEvery, 4*n))
+	p.polled, p.nextAsk = now, now.Add(max(pollEvery, 8*n))
 	if c.phase != running {
-		p.nextAsk = now.Add(max(tickEvery, n))
+		p.nextAsk = now.Add(max(tickEvery, 4*n))
 	}
 	p.session.send(getStatus(nil))
 }

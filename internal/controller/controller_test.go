@@ -63,6 +63,19 @@ func TestOpensFirstBranchFirstThenResumes(t *testing.T) {
 	}
 }
 
+// TestOpensInOrder: a branch dials those before it, which are open by then but for a few.
+func TestOpensInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFakeBank(t, 200)
+	r := startRun(t, f, t.TempDir(), nil)
+	await[controller.Ready](t, r)
+	f.do(func() {
+		if len(f.proposed) != 200 || f.ahead >= 32 {
+			t.Errorf("%d plans, one of them ahead of %d", len(f.proposed), f.ahead)
+		}
+	})
+}
+
 func TestHalfOpenedBankIsFinishedWithTheSamePlan(t *testing.T) {
 	t.Parallel()
 	f, dir := newFakeBank(t, 3), t.TempDir()

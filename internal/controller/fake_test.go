@@ -28,6 +28,7 @@ type fakeBank struct {
 	started  map[uint64]string // initiator by snapshot
 	waiting  []func()          // answers that wait for a snapshot to exist
 	proposed []string          // in order: who was sent a plan
+	ahead    int               // the most branches before it that had none then
 	cuts     []string
 }
 
@@ -203,6 +204,13 @@ func (s *fakeSession) handle(m *bankpb.BranchMessage) {
 
 func (s *fakeSession) open(m *bankpb.InitBranch) {
 	s.bank.proposed = append(s.bank.proposed, s.name)
+	before := 0
+	for _, b := range s.bank.branches[:s.index] {
+		if b.plan == nil {
+			before++
+		}
+	}
+	s.bank.ahead = max(s.bank.ahead, before)
 	if s.plan != nil && string(s.plan.GetBankId()) != string(m.GetPlan().GetBankId()) {
 		s.fail(0, bankpb.Error_OTHER_BANK, "belongs to another bank")
 		return

@@ -343,16 +343,19 @@ func (e *Engine[P]) lost(i int, conn P) {
 }
 
 // Ready tells that the branch pays and that all its links are up.
-func (e *Engine[P]) Ready() bool {
-	if !e.Paying() {
-		return false
-	}
+func (e *Engine[P]) Ready() bool { return e.Paying() && len(e.Down(1)) == 0 }
+
+// Down names at most so many peers whose links are not up.
+func (e *Engine[P]) Down(most int) (names []string) {
 	for i := range e.peers {
+		if len(names) == most {
+			break
+		}
 		if i != e.Ledger.Self() && !e.peers[i].up {
-			return false
+			names = append(names, e.Ledger.Plan().Names[i])
 		}
 	}
-	return true
+	return names
 }
 
 // Deliver takes what a connection to peer i brought. What comes from a connection that was replaced is

@@ -23,14 +23,13 @@ const WriteTimeout = 10 * time.Second
 var ErrSilent = errors.New("the peer says nothing")
 
 // Heartbeat is how often each side of a link says something, at the least: an Ack of nothing, which changes
-// nothing, when there is nothing else to say. A small message costs about 20 µs of CPU, and n branches have
-// n² of them in this time, so that it grows with n.
+// nothing, when there is nothing else to say. n branches say n² of them in this time, so that it grows with n.
 func Heartbeat(branches int) time.Duration {
-	return max(time.Second, time.Duration(branches)*20*time.Millisecond)
+	return max(time.Second, time.Duration(branches)*40*time.Millisecond)
 }
 
 // Silence is how long a peer may say nothing before its link is given up.
-func Silence(branches int) time.Duration { return 5 * Heartbeat(branches) }
+func Silence(branches int) time.Duration { return max(5*time.Second, 3*Heartbeat(branches)) }
 
 // MaxDelivery is the most items in a Delivery.
 const MaxDelivery = 4096
@@ -86,13 +85,13 @@ type Conn struct {
 	nc      net.Conn
 	r       *wire.Reader
 	delay   Delay
-	beat    time.Duration // Heartbeat
-	silence time.Duration // Silence; 0: any
+	silence time.Duration // that the peer may keep; 0: any
 	free    *sync.Pool
 	ready   bool // the peer was; the reader's, to be read after run
 
 	mu      sync.Mutex
 	out     []byte // to be written now
+	spoke   bool   // since the last heartbeat
 	held    []held // items to be written when they are due
 	err     error
 	closing bool // close when out is written
@@ -108,7 +107,7 @@ type held struct {
 
 func newConn(peer int, nc net.Conn, r *wire.Reader, delay Delay, branches int) *Conn {
 	return &Conn{
-		Peer: peer, nc: nc, r: r, delay: delay, beat: Heartbeat(branches), silence: Silence(branches),
+		Peer: peer, nc: nc, r: r, delay: delay, silence: Silence(branches),
 		free: &sync.Pool{New: func() any { s := make([]ledger.Item, 0, 64); return &s }},
 		wake: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
@@ -153,6 +152,19 @@ func (c *Conn) SendItems(ack, items []byte) {
 	c.signal()
 }
 
+// heartbeat says that this end is alive, unless something was said since the last one.
+func (c *Conn) heartbeat() {
+	c.mu.Lock()
+	quiet := !c.spoke
+	if c.spoke = false; quiet {
+		c.out = wire.AppendAck(c.out, 0)
+	}
+	c.mu.Unlock()
+	if quiet {
+		c.signal()
+	}
+}
+
 func (c *Conn) signal() {
 	select {
 	case c.wake <- struct{}{}:
@@ -194,40 +206,34 @@ func (c *Conn) run(deliver func(Delivery)) {
 
 func (c *Conn) writeLoop() {
 	var buf []byte
-	timer := time.NewTimer(c.beat)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	spoke := time.Now()
 	for {
 		var closing bool
 		var wait time.Duration
 		buf, wait, closing = c.take(buf[:0])
-		now := time.Now()
-		if len(buf) == 0 && closing {
-			c.Close(errors.New("refused"))
-			return
-		}
-		if quiet := now.Sub(spoke); len(buf) == 0 && quiet < c.beat {
-			timer.Reset(min(wait, c.beat-quiet))
-			select {
-			case <-c.wake:
-			case <-timer.C:
-			case <-c.closed:
+		if len(buf) > 0 {
+			err := c.nc.SetWriteDeadline(time.Now().Add(WriteTimeout))
+			if err == nil {
+				_, err = c.nc.Write(buf)
+			}
+			if err != nil {
+				c.Close(err)
 				return
 			}
 			continue
 		}
-		if len(buf) == 0 {
-			buf = wire.AppendAck(buf, 0) // alive
-		}
-		err := c.nc.SetWriteDeadline(now.Add(WriteTimeout))
-		if err == nil {
-			_, err = c.nc.Write(buf)
-		}
-		if err != nil {
-			c.Close(err)
+		if closing {
+			c.Close(errors.New("refused"))
 			return
 		}
-		spoke = now
+		timer.Reset(wait)
+		select {
+		case <-c.wake:
+		case <-timer.C:
+		case <-c.closed:
+			return
+		}
 	}
 }
 
@@ -236,12 +242,13 @@ func (c *Conn) take(buf []byte) (_ []byte, wait time.Duration, closing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	buf, c.out = c.out, buf
+	c.spoke = c.spoke || len(buf) > 0
 	if len(c.held) == 0 {
 		return buf, time.Hour, c.closing
 	}
 	now := time.Now()
 	for len(c.held) > 0 && !c.held[0].due.After(now) {
-		buf = append(buf, c.held[0].bytes...)
+		buf, c.spoke = append(buf, c.held[0].bytes...), true
 		c.held = c.held[1:]
 	}
 	if len(c.held) > 0 {

@@ -148,7 +148,7 @@ func TestIdleLinkStays(t *testing.T) {
 // at both ends after Silence, and the link comes back as soon as it can.
 func TestVanishedPeer(t *testing.T) {
 	linked(t, func(n *network) {
-		time.Sleep(link.Heartbeat(2) / 2)
+		time.Sleep(link.Heartbeat(2) / 2) // between two
 		n.lose("old", true)
 		time.Sleep(link.Silence(2) - link.Heartbeat(2))
 		for i := range n.log {

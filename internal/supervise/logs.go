@@ -56,12 +56,16 @@ func (t *tail) stop() {
 
 // readLog gives out the whole lines after an offset and returns the new offset.
 func readLog(path string, from int64, logger hclog.Logger, failed func(string)) int64 {
+	info, err := os.Lstat(path)
+	if err != nil || info.Size() == from {
+		return from
+	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // a child's log
 	if err != nil {
 		return from
 	}
 	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err == nil && info.Size() < from {
+	if info.Size() < from {
 		from = 0 // the child has begun a new file
 	}
 	buf := make([]byte, tailBytes)

@@ -9,9 +9,8 @@ import (
 
 // Times of the state machine.
 const (
-	checkEvery  = 250 * time.Millisecond
-	checkLimit  = 250 * time.Millisecond
-	maxMisses   = 3                      // in a row: then the child hangs. In less than 2 s
+	checkEvery  = 250 * time.Millisecond // and how long a check may take; of many children longer
+	maxMisses   = 3                      // in a row: then the child hangs. In less than 2 s, of few
 	maxLate     = 100 * time.Millisecond // of the launcher's own timer: then a miss does not count
 	pollEvery   = 10 * time.Millisecond  // instead of checkEvery, of a young child that is not ready
 	pollFor     = 5 * time.Second
@@ -238,7 +237,13 @@ func (m *machine) launched(in launched) {
 
 // poll is how soon a young child is asked again; with many children less often.
 func (m *machine) poll() time.Duration {
-	return min(checkEvery, max(pollEvery, time.Duration(m.of)*time.Millisecond))
+	return min(m.period(), max(pollEvery, time.Duration(m.of)*time.Millisecond))
+}
+
+// period is checkEvery, or with many children longer: when all have something to do each waits for its turn,
+// and to kill one that waits would make the others wait longer.
+func (m *machine) period() time.Duration {
+	return max(checkEvery, time.Duration(m.of)*4*time.Millisecond)
 }
 
 func (m *machine) tick() {
@@ -266,9 +271,9 @@ func (m *machine) tick() {
 		m.due = m.now.Add(remoteEvery)
 		m.do(doDial)
 	case Starting, Running, Ready, Suspect:
-		m.due = due.Add(checkEvery)
+		m.due = due.Add(m.period())
 		if m.due.Before(m.now) {
-			m.due = m.now.Add(checkEvery)
+			m.due = m.now.Add(m.period())
 		}
 		if !m.checking {
 			m.checking, m.sentAt, m.lateness = true, m.now, m.now.Sub(due) > maxLate
@@ -281,7 +286,7 @@ func (m *machine) tick() {
 // checked takes the answer to a health check.
 func (m *machine) checked(a lifecycle.Answer) {
 	m.checking = false
-	late := m.lateness || m.now.Sub(m.sentAt) > checkLimit+maxLate
+	late := m.lateness || m.now.Sub(m.sentAt) > m.period()+maxLate
 	m.status.Waits = a.Waits
 	was := m.status.State
 	switch {
@@ -305,7 +310,7 @@ func (m *machine) checked(a lifecycle.Answer) {
 	if m.status.State != Ready && m.status.State != Suspect && m.now.Before(m.young) {
 		m.due = m.now.Add(m.poll())
 	} else if was != m.status.State && (was == Starting || was == Running) {
-		m.due = m.now.Add(m.spread(checkEvery))
+		m.due = m.now.Add(m.spread(m.period()))
 	}
 }
 

@@ -147,13 +147,21 @@ func TestHang(t *testing.T) {
 
 	s = newScript(t, nil)
 	s.up(7)
+	s.m.of = 256 // who share the cores
+	s.pass(2*time.Second, mute)
+	s.want(Suspect, "<suspect>")
+	s.pass(2*time.Second, mute)
+	s.want(Suspect, "KILL <hung>")
+
+	s = newScript(t, nil)
+	s.up(7)
 	for range 10 {
 		s.now = s.m.next().Add(maxLate + 1) // the launcher's timer was late
 		_ = s.in(tick{})
 		_ = s.in(checked{s.m.epoch, mute})
 		s.now = s.m.next()
 		_ = s.in(tick{})
-		s.now = s.now.Add(checkLimit + maxLate + 1) // or it got to the answer late
+		s.now = s.now.Add(checkEvery + maxLate + 1) // or it got to the answer late
 		_ = s.in(checked{s.m.epoch, mute})
 	}
 	if s.m.status.State != Ready {
@@ -388,7 +396,7 @@ func TestSpread(t *testing.T) {
 		for s.m.status.State != Ready {
 			s.pass(s.m.next().Sub(s.now), fine)
 		}
-		first[s.m.next().Sub(s.now)*16/checkEvery]++
+		first[s.m.next().Sub(s.now)*16/s.m.period()]++
 	}
 	if len(first) < 16 {
 		t.Errorf("the checks of 256 children fall into %d of 16 parts of the period: %v", len(first), first)

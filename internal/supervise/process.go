@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -172,8 +173,8 @@ func (r *run) pid() int {
 
 func (r *run) adopted() (note string, ok bool) { return r.note, r.old != nil }
 
-func (r *run) check() lifecycle.Answer {
-	ctx, cancel := context.WithTimeout(context.Background(), checkLimit)
+func (r *run) check(limit time.Duration) lifecycle.Answer {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	select {
 	case <-r.connected:
@@ -184,7 +185,7 @@ func (r *run) check() lifecycle.Answer {
 		<-ctx.Done()
 		return lifecycle.Answer{}
 	}
-	return r.remote.Check(ctx, checkLimit)
+	return r.remote.Check(ctx, limit)
 }
 
 func (r *run) signal(s syscall.Signal) {

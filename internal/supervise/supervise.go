@@ -92,7 +92,7 @@ type host interface {
 type process interface {
 	pid() int
 	adopted() (note string, ok bool)
-	check() lifecycle.Answer // returns within checkLimit
+	check(limit time.Duration) lifecycle.Answer // returns within the limit
 	signal(s syscall.Signal)
 	wait() exit // until it has ended, then cleans up after it; or until leave
 	leave()
@@ -371,8 +371,8 @@ func (k *keeper) do(e effect) {
 	case doStart:
 		k.wg.Go(func() { k.start(e.epoch) })
 	case doCheck:
-		p := k.p
-		k.wg.Go(func() { k.post(checked{e.epoch, p.check()}) })
+		p, limit := k.p, k.m.period()
+		k.wg.Go(func() { k.post(checked{e.epoch, p.check(limit)}) })
 	case doDial:
 		k.wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), remoteEvery)

@@ -118,6 +118,9 @@ func clean(m *bankpb.BranchMessage) {
 	if e := m.GetError(); e != nil {
 		e.Message = wire.Printable(e.GetMessage())
 	}
+	for i, name := range m.GetStatus_().GetRoster() {
+		m.GetStatus_().Roster[i] = wire.Printable(name)
+	}
 	for _, l := range m.GetStatus_().GetLinks() {
 		l.Peer, l.Refused = wire.Printable(l.GetPeer()), wire.Printable(l.GetRefused())
 	}

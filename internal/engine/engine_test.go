@@ -269,3 +269,33 @@ func TestAcknowledgementsWait(t *testing.T) {
 		t.Errorf("%d bytes of acknowledgements wait, and the batch is due: %t", got, a.Filling.Due())
 	}
 }
+
+// asking is a client that counts how often it was refused.
+type asking struct{ refused int }
+
+func (a *asking) Reply(m *bankpb.BranchMessage) {
+	if m.GetError().GetCode() == bankpb.Error_SNAPSHOT_LIMIT {
+		a.refused++
+	}
+}
+
+// TestRetrievesWaiting: so many wait for a snapshot, and one more is refused.
+func TestRetrievesWaiting(t *testing.T) {
+	w := newWorld(t, "p", "q")
+	var a asking
+	for range engine.MaxWaiting {
+		w.nodes[0].Retrieve(&a, 1)
+	}
+	if w.settle(); a.refused != 0 {
+		t.Errorf("%d refused", a.refused)
+	}
+	w.nodes[0].Retrieve(&a, 1)
+	if w.settle(); a.refused != 1 {
+		t.Errorf("%d refused, not the one too many", a.refused)
+	}
+	w.nodes[0].Forget(&a)
+	w.nodes[0].Retrieve(&a, 1)
+	if w.settle(); a.refused != 1 {
+		t.Errorf("%d refused after places were free", a.refused)
+	}
+}

@@ -35,7 +35,7 @@ const (
 	pollEvery    = 500 * time.Millisecond
 	pollTimeout  = 10 * time.Second // a branch may wait so long in a sync; and 100 ms each for the cores
 	drainTimeout = 500 * time.Millisecond
-	maxOpening   = 32 // branches that are being opened at a time
+	maxOpening   = 4 // branches that are being opened at a time
 )
 
 // phase is how far the bank is.

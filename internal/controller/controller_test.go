@@ -70,7 +70,7 @@ func TestOpensInOrder(t *testing.T) {
 	r := startRun(t, f, t.TempDir(), nil)
 	await[controller.Ready](t, r)
 	f.do(func() {
-		if len(f.proposed) != 200 || f.ahead >= 32 {
+		if len(f.proposed) != 200 || f.ahead >= 4 {
 			t.Errorf("%d plans, one of them ahead of %d", len(f.proposed), f.ahead)
 		}
 	})

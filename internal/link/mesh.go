@@ -37,13 +37,12 @@ import (
 	"cutbank/proto/bankpb"
 )
 
-// Redial delays: the shortest after the loss of a link that had got as far as Ready; else the delay
-// doubles, also for a peer that refuses after the handshake, up to the longest.
-const minRedial = 5 * time.Millisecond
-
-// maxRedial grows with the branches: n of them have n²/2 links to redial when all are down.
-func maxRedial(branches int) time.Duration {
-	return max(250*time.Millisecond, time.Duration(branches)*8*time.Millisecond)
+// redial is the shortest and the longest delay: the shortest after the loss of a link that had got as far as
+// Ready; else the delay doubles, also for a peer that refuses after the handshake. They grow with the
+// branches: n of them have n²/2 links to redial when all are down.
+func redial(branches int) (shortest, longest time.Duration) {
+	n := time.Duration(branches)
+	return max(5*time.Millisecond, n*time.Millisecond/2), max(250*time.Millisecond, n*8*time.Millisecond)
 }
 
 // A branch does at most maxDials handshakes at a time, or their number times the branches' would be more
@@ -219,7 +218,8 @@ func (m *Mesh) serve(c *Conn, dialled string) {
 }
 
 func (m *Mesh) dialLoop(id *Identity, peer int) {
-	delay, longest := minRedial, maxRedial(len(id.Names))
+	shortest, longest := redial(len(id.Names))
+	delay := shortest
 	for m.ctx.Err() == nil {
 		ready, err := false, error(nil)
 		if m.cutFor(peer) == 0 {
@@ -229,11 +229,11 @@ func (m *Mesh) dialLoop(id *Identity, peer int) {
 			m.cfg.Notice(Event{Peer: id.Names[peer], What: "dial failed", Err: err})
 		}
 		if ready {
-			delay = minRedial
+			delay = shortest
 		}
 		wait := delay + rand.N(delay) //nolint:gosec // spreads the dials of many branches
 		if cut := m.cutFor(peer); cut > 0 {
-			wait, delay = min(cut, longest), minRedial // it may be shortened
+			wait, delay = min(cut, longest), shortest // it may be shortened
 		}
 		select {
 		case <-m.ctx.Done():

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -248,7 +247,7 @@ func (l *live) Snapshots(limit int) []json.RawMessage {
 func (l *live) Snapshot(id uint64) (json.RawMessage, error) {
 	r, err := controller.ReadSnapshot(l.o.DataDir, id)
 	if err != nil {
-		return nil, errors.Join(dashboard.ErrNotFound, err)
+		return nil, fmt.Errorf("%w: %w", dashboard.ErrNotFound, err)
 	}
 	return json.Marshal(r)
 }
@@ -287,7 +286,7 @@ func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error)
 		f := dashboard.Fault{AtMS: l.at(), Branch: c.Branch, Peer: c.Peer, Kind: "cut", Text: text}
 		l.publish("fault", f)
 		time.AfterFunc(cutFor, func() {
-			f.AtMS, f.Kind, f.Text = l.at(), "healed", "the branches may link again"
+			f.AtMS, f.Kind, f.Text = l.at(), "healed", fmt.Sprintf("the link between %s and %s may come up again", c.Branch, c.Peer)
 			l.publish("fault", f)
 		})
 		return text, nil
@@ -303,5 +302,9 @@ func (l *live) manage(c dashboard.Command) (string, error) {
 	if err := do[c.Verb](c.Branch); err != nil {
 		return "", err
 	}
-	return c.Verb + " " + c.Branch, nil
+	done := map[string]string{
+		"kill": "is killed; it is started again", "pause": "is paused", "resume": "goes on",
+		"restart": "ends in order and is started again", "reset": "is tried again at once",
+	}
+	return c.Branch + " " + done[c.Verb], nil
 }

@@ -43,11 +43,11 @@ function Equation({ r }) {
 
 // Bank is the ring with the list of branches beside it; in the tour the ring alone.
 export function Bank({ selected, onSelect = () => {}, focusChannel, ringOnly }) {
-  const dense = bank.hello.roster.length > 8;
+  const under = bank.hello.roster.length > 8 || selected; // the list is long: the faults stand under the ring
   return html`<div class=${`bank ${ringOnly ? 'alone' : ''}`}>
     <div class="column"><section class="panel ringpanel" aria-label="The ring"><${Ring} selected=${selected} onSelect=${onSelect} focusChannel=${focusChannel} />
-      <p class="legend"><span class="key dot">money on its way</span><span class="key diamond">marker</span><span class="key pulse">a branch records</span></p></section>${dense && !ringOnly && html`<${Faults} />`}</div>
-    ${!ringOnly && html`<div class="column"><${Branches} selected=${selected} onSelect=${onSelect} />${!dense && html`<${Faults} />`}</div>`}
+      <p class="legend"><span class="key dot">money on its way</span><span class="key diamond">marker</span><span class="key pulse">a branch records</span></p></section>${under && !ringOnly && html`<${Faults} />`}</div>
+    ${!ringOnly && html`<div class="column"><${Branches} selected=${selected} onSelect=${onSelect} />${!under && html`<${Faults} />`}</div>`}
     <section class="panel charts" aria-label="Over time"><div class=${ringOnly ? 'two' : 'three'}><${SumChart} /><${RateChart} />${!ringOnly && html`<${DurationChart} />`}</div><${BandKey} /></section>
   </div>`;
 }
@@ -76,17 +76,14 @@ function Row({ b, top, open, onSelect, dense }) {
       <span class="money" aria-label=${`balance ${num(b.balance)}`}>${num(b.balance)}</span>
       ${may && html`<span class="quick">
         <${Button} icon="kill" label=${`Kill ${b.name}`} title="kill -9: it is started again" onClick=${() => control('kill', b.name)}>Kill</${Button}>
-        <${Button} icon=${paused ? 'resume' : 'pause'} label=${`${paused ? 'Resume' : 'Pause'} ${b.name}`} onClick=${() => control(paused ? 'resume' : 'pause', b.name)}>${paused ? 'Resume' : 'Pause'}</${Button}></span>`}
+        <${Button} icon=${paused ? 'resume' : 'pause'} label=${`${paused ? 'Resume' : 'Pause'} ${b.name}`} title=${paused ? 'let its process go on' : 'stop its process, as a hang; others go on'} onClick=${() => control(paused ? 'resume' : 'pause', b.name)}>${paused ? 'Resume' : 'Pause'}</${Button}></span>`}
       <svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect width="100" height="4" /><rect class="full" width=${(100 * b.balance) / top} height="4" /></svg>
     </div>
     ${open && html`<${Detail} b=${b} id=${id} may=${may} />`}
   </li>`;
 }
 
-const actions = [
-  ['kill', 'kill', 'Kill', 'kill -9, at once; the launcher starts it again'],
-  ['pause', 'pause', 'Pause', 'stop its process, as a hang; others go on'],
-  ['resume', 'resume', 'Resume', 'let a paused process go on'],
+const actions = [ // besides those of the row
   ['restart', 'restart', 'Restart', 'end it in order and start it again'],
   ['reset', 'reset', 'Reset', 'forget its failures and start it now'],
 ];

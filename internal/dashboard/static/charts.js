@@ -50,7 +50,9 @@ function drawBands(u) {
     labelled = x0;
     g.font = `${10 * scale * rem()}px Inter, system-ui, sans-serif`;
     g.textBaseline = 'top';
-    g.fillText(`${b.branch} ${bandKinds[b.kind].word}`, Math.max(x0, left) + 3 * scale, top + 5 * scale);
+    const text = `${b.branch} ${bandKinds[b.kind].word}`, from = Math.max(x0, left), fits = from + g.measureText(text).width < left + width;
+    g.textAlign = fits ? 'left' : 'right';
+    g.fillText(text, fits ? from + 3 * scale : from - 3 * scale, top + 5 * scale);
   }
   g.restore();
 }

@@ -69,7 +69,8 @@ export function draw(d, width, zoom, scale) {
   const n = d.branches.length;
   const row = n <= 4 ? 96 : n <= 8 ? 68 : n <= 16 ? 44 : 30;
   const narrow = width < 560;
-  const left = (narrow ? 66 : 92) * rem(), right = narrow ? 14 : 28, top = 46, bottom = 40;
+  const letters = Math.min(narrow ? 10 : 22, Math.max(...d.branches.map((b) => b.length)));
+  const left = letters * 8.2 * rem() + 20, right = narrow ? 14 : 28, top = 46, bottom = 40;
   const inner = Math.max(240, (width - left - right) * zoom);
   const w = left + inner + right, h = top + (n - 1) * row + bottom + 26;
   const x = scale === 'order' ? byOrder(d) : (e) => e.at_ms;
@@ -88,8 +89,9 @@ export function draw(d, width, zoom, scale) {
     return { ...m, x1, y1, x2: ex, y2: ey, up, head: `M${f(ex)} ${f(ey)}L${f(ex - ux * 8 - uy * 3.400)} ${f(ey - uy * 8 + ux * 3.400)}L${f(ex - ux * 8 + uy * 3.400)} ${f(ey - uy * 8 - ux * 3.400)}Z` };
   };
   const notDrawn = d.messages.length - plain.length - d.crossing.length;
-  return { w, h, left, right, top, row, inner, dense: n > 8 || d.crossing.length > 40, lo, hi, px, py, cut, n,
-    plain: plain.map((m) => arrow(m)), crossing: d.crossing.map((m) => { const a = arrow(m); a.at = crossAt(a, cut); return { ...a, label: labelAt(a, cut) }; }), markers: d.markers.filter((m) => m.from && m.to && inside(m)).map((m) => arrow(m)),
+  const placed = [];
+  return { w, h, left, right, top, row, inner, letters, dense: n > 8 || d.crossing.length > 40, lo, hi, px, py, cut, n,
+    plain: plain.map((m) => arrow(m)), crossing: d.crossing.map((m) => { const a = arrow(m); a.at = crossAt(a, cut); return { ...a, label: labelAt(a, cut, placed) }; }), markers: d.markers.filter((m) => m.from && m.to && inside(m)).map((m) => arrow(m)),
     leftOut: d.leftOut + notDrawn, zero: Math.min(...cut.map((c) => x(c.e))), order: scale === 'order' };
 }
 const f = (v) => v.toFixed(1);
@@ -120,7 +122,7 @@ function Diagram({ d, g, svgRef, lit }) {
     ${path && html`<path class="before" d=${`${path}L${g.left} ${f(last.y + 22)}L${g.left} ${g.top - 18}Z`} />
       <text class="side" x=${f(first.x - 12)} y=${g.top - 22} text-anchor="end">before the cut</text><text class="side" x=${f(first.x + 12)} y=${g.top - 22}>after it</text>`}
     ${d.branches.map((b) => html`<g key=${b}><line class="life" x1=${g.left} x2=${g.w - g.right} y1=${g.py(b)} y2=${g.py(b)} />
-      <text class="who" x=${g.left - 10} y=${g.py(b) + 4.500} text-anchor="end">${b}</text></g>`)}
+      <text class="who" x=${g.left - 10} y=${g.py(b) + 4.500} text-anchor="end">${b.length > g.letters ? `${b.slice(0, g.letters - 4)}…${b.slice(-3)}` : b}</text><title>${b}</title></g>`)}
     ${downs.map((b) => { const x1 = Math.max(g.left, g.px(b.from)), x2 = Math.min(g.w - g.right, b.to === null ? g.w : g.px(b.to)); return x2 > x1 && html`<g class=${`outage ${b.kind}`}>
       <rect x=${f(x1)} y=${g.py(b.branch) - 7} width=${f(Math.max(3, x2 - x1))} height="14" rx="3" /><text x=${f(x1 + 5)} y=${g.py(b.branch) + 20}>${bandKinds[b.kind].word}</text></g>`; })}
     <clipPath id="shown"><rect x=${g.left} y="0" width=${f(g.w - g.left - g.right + 6)} height=${g.h} /></clipPath>
@@ -138,7 +140,7 @@ const title = (m) => `${num(m.money)} from ${m.src} to ${m.dst}, number ${m.n}${
 
 function Axis({ g }) {
   const y = g.h - 26;
-  const span = g.hi - g.lo, rough = span / Math.max(3, g.inner / 130), p = 10 ** Math.floor(Math.log10(rough));
+  const span = g.hi - g.lo, rough = span / Math.max(3, g.inner / 110), p = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * p).find((k) => k >= rough);
   const ticks = [];
   for (let v = Math.ceil((g.lo - g.zero) / step) * step; v <= g.hi - g.zero; v += step) ticks.push(v);
@@ -147,14 +149,17 @@ function Axis({ g }) {
     : ticks.map((v) => html`<g key=${v} transform=${`translate(${f(g.px(v + g.zero))} ${y})`}><line y2="5" /><text y="17" text-anchor="middle">${Math.abs(v) < 1e-9 ? '0 ms' : `${+v.toPrecision(4)}`.replace('-', '−')}</text></g>`)}</g>`;
 }
 
-// labelAt moves a label along its arrow, away from the recordings, whose balances stand there.
-function labelAt(a, cut) {
-  const len = Math.hypot(a.x2 - a.x1, a.y2 - a.y1) || 1, crowded = (p) => cut.some((c) => Math.abs(c.x + 14 - p.x) < 42 && Math.abs(c.y - 6 - p.y) < 24);
+// labelAt moves a label along its arrow, away from those placed before it and from the recordings, whose
+// balances stand there.
+function labelAt(a, cut, placed) {
+  const len = Math.hypot(a.x2 - a.x1, a.y2 - a.y1) || 1;
+  const crowded = (p) => cut.some((c) => Math.abs(c.x + 14 - p.x) < 42 && Math.abs(c.y - 6 - p.y) < 24)
+    || placed.some((q) => Math.abs(q.x - p.x) < 36 * rem() && Math.abs(q.y - p.y) < 19 * rem());
   const point = (t) => ({ x: a.x1 + t * (a.x2 - a.x1), y: a.y1 + t * (a.y2 - a.y1) });
   for (let step = 0; step < 90; step += 10) {
     for (const sign of [1, -1]) {
       const t = a.at.t + (sign * step) / len, p = point(t);
-      if (t > 0.08 && t < 0.92 && !crowded(p)) return p;
+      if (t > 0.08 && t < 0.92 && !crowded(p)) { placed.push(p); return p; }
     }
   }
   return a.at;
@@ -221,6 +226,9 @@ export function Cut({ id, pace = 3500, moving = false }) {
     const g = draw(data, width, zoom, scale);
     return { g, view: html`<${Diagram} d=${data} g=${g} svgRef=${svg} lit=${lit} />` };
   }, [data, width, zoom, scale, lit, bandsNow, rem()]);
+  useEffect(() => { // what is looked at is the cut
+    if (zoom > 1 && picture?.g.cut.length) box.current.scrollLeft = picture.g.cut.reduce((sum, c) => sum + c.x, 0) / picture.g.cut.length - width / 2;
+  }, [zoom, got]);
   const list = bank.snapshots.filter(whole);
   const at = list.findIndex((r) => r.snapshot_id === want);
   const s = data?.snapshot;

@@ -110,7 +110,6 @@ function Label({ c, path, on }) {
 function Node({ b, p, r, selected, onSelect }) {
   const st = stateOf(b.state);
   const share = Math.max(0, Math.min(1, b.balance / bank.hello.total));
-  const round = 2 * Math.PI * (r - 3);
   const roomy = r >= 34;
   const size = Math.min(r * 0.42, (r * 2.7) / Math.max(4, num(b.balance).length));
   const name = b.name.length > r / 4.200 ? `${b.name.slice(0, 2)}…${b.name.slice(-2)}` : b.name;
@@ -119,7 +118,7 @@ function Node({ b, p, r, selected, onSelect }) {
       role="button" tabindex="0" aria-pressed=${selected} aria-label=${`${b.name}: ${st.word}, balance ${num(b.balance)}`} onClick=${choose} onKeyDown=${choose}>
     <circle class="halo" r=${r + 5} />
     <circle class="disc" r=${r} />
-    <circle class="share" r=${r - 3} transform="rotate(-90)" stroke-dasharray=${`${(round * share).toFixed(1)} ${round.toFixed(1)}`} />
+    <circle class="share" r=${r - 3} transform="rotate(-90)" pathLength="100" stroke-dasharray=${`${(100 * share).toFixed(1)} 100`} />
     <text class="name" y=${roomy ? -r * 0.36 : -r * 0.3} font-size=${Math.max(9.500, r * 0.23).toFixed(1)}>${name}</text>
     <text class="balance" y=${size * 0.36 + (roomy ? 0 : r * 0.06)} font-size=${size.toFixed(1)}>${num(b.balance)}</text>
     <g class="state" transform=${`translate(0 ${(r * 0.52).toFixed(1)})`}>

@@ -249,7 +249,13 @@ func (b *browser) views() {
 		b.wait(`document.querySelector("main").childElementCount > 1 && document.documentElement.scrollWidth <= innerWidth`)
 		b.shot("phone-" + strings.Trim(strings.ReplaceAll(hash[1:], "/", "-"), "-"))
 	}
-	b.do(chromedp.EmulateViewport(1440, 900), chromedp.Evaluate[chromedp.Void](`location.hash = "#/tour/5"`))
+	b.do(chromedp.EmulateViewport(1440, 900), chromedp.Evaluate[chromedp.Void](`location.hash = "#/"`))
+	for _, size := range []string{"20px", "15px"} { // larger, for a projector, and back
+		b.click(`.tools [aria-pressed]`)
+		b.wait(fmt.Sprintf(`getComputedStyle(document.documentElement).fontSize === %q && document.querySelectorAll(".row").length === 4`, size))
+		b.wait(`document.documentElement.scrollWidth <= innerWidth`)
+	}
+	b.do(chromedp.Evaluate[chromedp.Void](`location.hash = "#/tour/5"`))
 	b.click(`.tour .body button`)
 	b.wait(`document.querySelectorAll(".steps .done").length === 4`)
 	b.shot("tour")

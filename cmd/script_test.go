@@ -13,12 +13,13 @@ import (
 
 func TestScript(t *testing.T) {
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./launcher", "./branch", "./controller")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./launcher", "./branch", "./controller", "./sim")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:           "testdata/script",
+		UpdateScripts: os.Getenv("CUTBANK_TEST_UPDATE") != "", // writes the golden texts anew
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			return nil

@@ -50,7 +50,7 @@ type foreignOptions struct {
 
 func (f *foreignOptions) flags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.texts, "branch-cmd", nil, "run this command for each branch, with {name}, {port}, {ip}, {interval} (ms) filled in, and report "+
-		"which rules of the assignment it keeps; NAME=COMMAND for one branch of a mixed bank")
+		"which rules of the assignment it keeps; NAME=COMMAND for one branch of a mixed bank (default: cutbank's own)")
 	fs.DurationVar(&f.wait, "snapshot-wait", foreign.DefaultSnapshotWait, "with --branch-cmd: from InitSnapshot to RetrieveSnapshot")
 	fs.StringVar(&f.restart, "restart", "never", "with --branch-cmd: never, or on-failure: a branch that ended is started and opened again, and --chaos kills too; without it, it only pauses")
 }

@@ -357,16 +357,16 @@ func failedBranches(s *supervise.Supervisor) error {
 // flags adds those of the launcher to a set. Two are read when all have been parsed.
 func (o *options) flags(fs *pflag.FlagSet) (delay, sync *string) {
 	o.Flags(fs)
-	fs.StringVar(&o.shared, "http-shared", "", "all users of this machine may open the dashboard, not its own user and root alone; --http-shared=metrics: may read its /metrics")
+	fs.StringVar(&o.shared, "http-shared", "", "all users of this machine may open the dashboard, not its own user and root alone; --http-shared=metrics: may read its /metrics (default: nobody else)")
 	fs.Lookup("http-shared").NoOptDefVal = dashboard.SharedAll
 	delay = fs.String("link-delay", defaultLinkDelay, "hold each transfer and marker on its way, in order; 0 = not at all")
 	sync = fs.String("sync", journal.Always.String(), "always: money survives power loss; os: it survives kill -9")
-	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk")
+	fs.DurationVar(&o.syncDelay, "sync-delay", 0, "added to each sync, to act as a slower disk (default 0s)")
 	fs.BoolVar(&o.fresh, "fresh", false, "open a new bank; the data directory is moved aside")
-	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws")
+	fs.StringVar(&o.record, "record", "", "keep every event in events.jsonl; --record=shiviz: also in shiviz.log, which ShiViz draws (default: no record)")
 	fs.Lookup("record").NoOptDefVal = recordEvents
-	fs.StringVar(&o.replay, "replay", "", "show the page of a bank that has been recorded, from its events.jsonl, with a slider for the time; nothing else is started")
-	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot; the data directory is moved aside")
+	fs.StringVar(&o.replay, "replay", "", "show the page of a bank that has been recorded, from its events.jsonl, with a slider for the time; nothing else is started (default: a bank is run)")
+	fs.Uint64Var(&o.restore, "restore", 0, "open a new bank from this snapshot, a number; the data directory is moved aside (default: resume)")
 	fs.BoolVar(&o.detach, "detach", false, "leave the branches running when the launcher ends (./launcher down stops them)")
 	fs.DurationVar(&o.chaos, "chaos", 0, "kill, stop or cut off a random branch so often on average, and keep score (default: never)")
 	fs.BoolVar(&o.alone, "no-controller", false, "only supervise this machine's branches: the launcher of another host runs the controller (no dashboard here)")

@@ -46,13 +46,13 @@ func run(args []string, out io.Writer) (ok bool, err error) {
 	seeds := fs.Int("seeds", 2000, "how many seeds")
 	first := fs.Uint64("first", 1, "the first of them")
 	limit := fs.Duration("for", 0, "stop after so long (default: when all seeds are run)")
-	threads := fs.Int("threads", runtime.GOMAXPROCS(0), "runs at a time")
-	seed := fs.Uint64("seed", 0, "run this seed alone")
-	options := fs.String("options", "", "run these options alone")
+	threads := fs.Int("threads", 0, "runs at a time (default: one per processor)")
+	seed := fs.Uint64("seed", 0, "run this seed alone (default: many)")
+	options := fs.String("options", "", "run these options alone, as JSON (default: those that the seed draws)")
 	trace := fs.Bool("trace", false, "print every step of a run that is alone")
-	broken := fs.String("break", "", "without this rule")
+	broken := fs.String("break", "", "without this rule (default: with all)")
 	mutants := fs.Bool("mutants", false, "hunt for each rule of --break")
-	branches := fs.Int("branches", 0, "one run of so many branches without faults")
+	branches := fs.Int("branches", 0, "one run of so many branches without faults (default: none)")
 	fs.Usage = func() {}
 	if err := fs.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		_, err = fmt.Fprint(out, examples, fs.FlagUsages())
@@ -78,6 +78,9 @@ func run(args []string, out io.Writer) (ok bool, err error) {
 		o := sim.Draw(*seed)
 		o.Broken = *broken
 		return alone(out, o, *trace), nil
+	}
+	if *threads == 0 {
+		*threads = runtime.GOMAXPROCS(0)
 	}
 	return campaign(out, *first, *seeds, *threads, *limit), nil
 }

@@ -41,7 +41,7 @@ func (o *Options) Flags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.SnapshotInterval, "snapshot-interval", DefaultSnapshotInterval, "from one snapshot to the next")
 	fs.IntVar(&o.Snapshots, "snapshots", 0, "stop after so many (default: never)")
 	fs.DurationVar(&o.Duration, "duration", 0, "stop after so long (default: never)")
-	fs.StringVar(&o.BrokenRule, "break", "", "open a bank without one of the rules that keep the books right, in a data directory of its own; help lists them")
+	fs.StringVar(&o.BrokenRule, "break", "", "open a bank without one of the rules that keep the books right, in a data directory of its own; help lists them (default: with all)")
 	fs.Uint64Var(&o.Seed, "seed", 0, "of random choices (default: another one each time)")
 	fs.BoolVar(&o.JSON, "json", false, "snapshots as one JSON object per line")
 	fs.StringVar(&o.HTTP, "http", "127.0.0.1:7070", "address of the dashboard; empty = off")

@@ -192,6 +192,9 @@ func (s *sampler) take(atMS int64) dashboard.Moves {
 	}
 	s.moves, s.marks = dashboard.Moves{}, 0
 	m.AtMS = atMS
+	if m.Events == nil {
+		m.Events = []dashboard.Move{} // in JSON a list, also when all were left out
+	}
 	return m
 }
 

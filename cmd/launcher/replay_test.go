@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -144,5 +145,41 @@ func TestReplayArguments(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || exitCode(err) != 2 {
 			t.Errorf("%v: %v, exit code %d; want %s", c.args, err, exitCode(err), c.want)
 		}
+	}
+}
+
+// TestSampler: of too many transfers fewer are shown, both ends of one or none, and markers always; what is not is
+// counted. When all are left out there is still a list.
+func TestSampler(t *testing.T) {
+	var s sampler
+	began := time.UnixMicro(0)
+	pass := func(from, n uint64) dashboard.Moves {
+		for i := from; i < from+n; i++ {
+			for _, kind := range []string{record.Send, record.Receive} {
+				s.add(&record.Event{Kind: kind, Branch: "a", Peer: "b", N: i}, began)
+			}
+		}
+		s.add(&record.Event{Kind: record.MarkerSent, Branch: "a", Peer: "b", N: from + n}, began)
+		return s.take(7)
+	}
+	if m := pass(1, 10); len(m.Events) != 21 || m.LeftOut != 0 || m.AtMS != 7 {
+		t.Errorf("of 10: %d shown, %d left out", len(m.Events), m.LeftOut)
+	}
+	for range 10 {
+		pass(1, 5000)
+	}
+	m := pass(1, 5000)
+	sends := 0
+	for _, e := range m.Events {
+		if e.Kind == record.Send {
+			sends++
+		}
+	}
+	if shown := len(m.Events) - 1; shown > maxMoves || shown != 2*sends || m.LeftOut != 5000-uint64(sends) { //nolint:gosec // small
+		t.Errorf("of 5000: %d shown of which %d sends, %d left out", shown, sends, m.LeftOut)
+	}
+	s.add(&record.Event{Kind: record.Send, Branch: "a", Peer: "b", N: 1}, began)
+	if text, err := json.Marshal(s.take(0)); err != nil || !strings.Contains(string(text), `"left_out":1,"events":[]`) {
+		t.Errorf("%s %v", text, err)
 	}
 }

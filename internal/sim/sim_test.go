@@ -46,6 +46,13 @@ func TestFoundSeeds(t *testing.T) {
 	}
 }
 
+// TestLargeBank: sim --branches 1000, with fewer.
+func TestLargeBank(t *testing.T) {
+	if r, _ := sim.Run(sim.Large(60), false); r.Violation != nil || r.Snapshots == 0 || r.Transfers == 0 {
+		t.Errorf("%d snapshots, %d transfers, %v", r.Snapshots, r.Transfers, r.Violation)
+	}
+}
+
 // TestMutants hunts for two rules; make mutants does for all.
 func TestMutants(t *testing.T) {
 	for _, rule := range []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable} {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// killsEnv is how many kills TestKills makes: 60 when it is not set. When it is, TestKillPoints goes
+// killsEnv is how many kills TestKills makes: 200 when it is not set. When it is, TestKillPoints goes
 // through all its points at both its branches.
 const killsEnv = "CUTBANK_TEST_KILLS"
 
@@ -21,7 +21,7 @@ const killsEnv = "CUTBANK_TEST_KILLS"
 // not back yet. Every snapshot is exact, or the launcher would end. Then all is drained: the balances
 // alone are the total, and every transfer was received once, in order.
 func TestKills(t *testing.T) {
-	target := 60
+	target := 200
 	if testing.Short() {
 		target = 20
 	}
@@ -85,7 +85,7 @@ func killRound(t *testing.T, target int) {
 	if kills < target {
 		t.Errorf("%d kills, not %d", kills, target)
 	}
-	if target >= 60 && (groups[2] == 0 || groups[4] == 0) {
+	if target >= 200 && (groups[2] == 0 || groups[4] == 0) {
 		t.Errorf("never two or all at once: %v", groups)
 	}
 	b.another()

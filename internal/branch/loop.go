@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -30,8 +31,10 @@ func (b *Branch) loop(ctx context.Context) error {
 	defer beat.Stop()
 	pay := time.NewTimer(b.payer.wait())
 	defer pay.Stop()
-	for {
-		b.commit()
+	for turns := 0; ; {
+		if turns = b.gather(turns); turns == 0 {
+			b.commit()
+		}
 		deliveries, requests := b.deliveries, b.requests
 		if len(b.engine.Filling.Persist) > maxBatch {
 			deliveries, requests = nil, nil
@@ -109,6 +112,22 @@ func (b *Branch) time() {
 		p.decided = false
 		p.pace.decided(p.latest, b.engine.Ledger.Sent(p.latest), now)
 	}
+}
+
+// maxTurns is how often readers may go first before a batch is closed.
+const maxTurns = 8
+
+// gather lets the readers that have something deliver it first, so that it goes with the batch that is about
+// to be closed and costs no sync of its own. It tells how often it has, 0 when nothing more comes.
+func (b *Branch) gather(turns int) int {
+	if b.inFlight != nil || turns >= maxTurns || !b.engine.Filling.Due() {
+		return 0
+	}
+	runtime.Gosched()
+	if len(b.deliveries) == 0 || len(b.engine.Filling.Persist) > maxBatch {
+		return 0
+	}
+	return turns + 1
 }
 
 // commit hands the batch over when none is being synced.

@@ -92,7 +92,7 @@ const MaxAcks = 32 << 10
 // Due tells that the batch is to be made durable as soon as none before it is under way. One that only
 // notes acknowledgements waits for more, and for the end: else each ack would cost a sync of its own.
 func (b *Batch[P]) Due() bool {
-	return b.Awaited() || len(b.controls) > 0 || len(b.replies) > 0 || len(b.Persist) > MaxAcks
+	return b.Awaited() || len(b.controls) > 0 || len(b.replies) > 0 || len(b.Persist) >= MaxAcks
 }
 
 // Engine is one branch; the package comment has its contract. Not safe for concurrent use.

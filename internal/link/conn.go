@@ -91,7 +91,6 @@ type Conn struct {
 
 	mu      sync.Mutex
 	out     []byte // to be written now
-	spoke   bool   // since the last heartbeat
 	held    []held // items to be written when they are due
 	err     error
 	closing bool // close when out is written
@@ -152,18 +151,8 @@ func (c *Conn) SendItems(ack, items []byte) {
 	c.signal()
 }
 
-// heartbeat says that this end is alive, unless something was said since the last one.
-func (c *Conn) heartbeat() {
-	c.mu.Lock()
-	quiet := !c.spoke
-	if c.spoke = false; quiet {
-		c.out = wire.AppendAck(c.out, 0)
-	}
-	c.mu.Unlock()
-	if quiet {
-		c.signal()
-	}
-}
+// heartbeat says that this end is alive.
+func (c *Conn) heartbeat() { c.Send(wire.AppendAck(nil, 0)) }
 
 func (c *Conn) signal() {
 	select {
@@ -242,13 +231,12 @@ func (c *Conn) take(buf []byte) (_ []byte, wait time.Duration, closing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	buf, c.out = c.out, buf
-	c.spoke = c.spoke || len(buf) > 0
 	if len(c.held) == 0 {
 		return buf, time.Hour, c.closing
 	}
 	now := time.Now()
 	for len(c.held) > 0 && !c.held[0].due.After(now) {
-		buf, c.spoke = append(buf, c.held[0].bytes...), true
+		buf = append(buf, c.held[0].bytes...)
 		c.held = c.held[1:]
 	}
 	if len(c.held) > 0 {

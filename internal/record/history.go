@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"sort"
 
 	"cutbank/internal/ledger"
@@ -202,10 +204,16 @@ func (b *Books) Add(e *Event) *Taken {
 	return nil
 }
 
+// maxOpen bounds the snapshots that are not complete: as many as a branch has in progress at most.
+const maxOpen = ledger.MaxInProgress
+
 // open is the snapshot of an event, which may be its first.
 func (b *Books) open(e *Event) *Taken {
 	t := b.Open[e.SnapshotID]
 	if t == nil {
+		if len(b.Open) >= maxOpen { // whose markers are in no journal here are never complete
+			delete(b.Open, slices.Min(slices.Collect(maps.Keys(b.Open))))
+		}
 		t = &Taken{ID: e.SnapshotID, Initiator: e.Branch, Began: e.At, Parts: make([]Part, len(b.Accounts)), Channels: make([]State, len(b.Flows))}
 		b.Open[e.SnapshotID] = t
 	}

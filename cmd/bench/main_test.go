@@ -53,7 +53,8 @@ func TestBench(t *testing.T) {
 	seen := map[int]bool{}
 	for _, f := range got.Figures {
 		seen[f.Row] = true
-		if f.Row == 1 && (f.Median <= 0 || f.Ceiling <= 0 || f.CPU <= 0) {
+		if f.Row == 1 && // CPU is counted in ticks of 10 ms: in so short a time it may be none
+			(f.Median <= 0 || f.Ceiling <= 0) {
 			t.Errorf("no figure: %+v", f)
 		}
 		if !strings.Contains(stdout.String(), f.What) {

@@ -247,10 +247,12 @@ func (a *attached) ask(m *bankpb.BranchMessage) (*bankpb.BranchMessage, error) {
 // attach proves the key of the bank to branch i.
 func (b *trial) attach(i int) *attached {
 	b.t.Helper()
-	a, err := b.dial(i)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	var a *attached
+	b.wait(b.name(i)+" to answer", func() (ok bool) { // it may be on its way back
+		var err error
+		a, err = b.dial(i)
+		return err == nil
+	})
 	b.t.Cleanup(func() { _ = a.nc.Close() })
 	return a
 }

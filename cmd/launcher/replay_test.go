@@ -105,7 +105,7 @@ func checkReplay(t *testing.T, b *bank) {
 			t.Fatal(err)
 		}
 		// At the end all that were told, and those that became complete when no launcher was there to tell.
-		if i == 10 && len(list) < last || i < 10 && len(list) > last || i == 0 && len(list) > 0 {
+		if i == 10 && len(list) < min(last, 500) || i < 10 && len(list) > last || i == 0 && len(list) > 0 {
 			t.Errorf("after %d of 10: %d snapshots of %d", i, len(list), last)
 		}
 		last = len(list)

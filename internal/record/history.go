@@ -191,6 +191,8 @@ func (b *Books) Add(e *Event) *Taken {
 		a.Kind, a.Since, a.LastExit = e.Kind, e.At, e.Text
 	case Paused, Resumed:
 		a.Kind, a.Since = e.Kind, e.At
+	case Gap:
+		clear(b.Open) // what is missing may belong to any of them: no verdict
 	case Send, Receive, MarkerSent, MarkerReceived:
 		return b.item(e, i)
 	case Recorded:

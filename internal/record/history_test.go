@@ -106,3 +106,25 @@ func TestHistory(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// TestGapInASnapshot: of a snapshot that was in progress when events went missing nothing is said.
+func TestGapInASnapshot(t *testing.T) {
+	b := NewBooks([]string{"a", "b"})
+	add := func(e Event) *Taken { return b.Add(&e) }
+	cut := func(gap bool) (done *Taken) {
+		add(Event{Branch: "a", Kind: Recorded, SnapshotID: 1, At: 1})
+		if gap {
+			add(Event{Branch: "b", Kind: Gap, At: 2})
+		}
+		add(Event{Branch: "b", Kind: Recorded, SnapshotID: 1, At: 3})
+		add(Event{Branch: "b", Kind: MarkerReceived, Peer: "a", SnapshotID: 1, At: 3})
+		return add(Event{Branch: "a", Kind: MarkerReceived, Peer: "b", SnapshotID: 1, At: 4})
+	}
+	if cut(true) != nil {
+		t.Error("complete across a gap")
+	}
+	b = NewBooks([]string{"a", "b"})
+	if cut(false) == nil {
+		t.Error("never complete without one")
+	}
+}

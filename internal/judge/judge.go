@@ -129,18 +129,6 @@ func New(names []string, total uint64) *Judge {
 	return j
 }
 
-// Items tells on how many channels a transfer or a marker was seen.
-func (j *Judge) Items() (channels int) {
-	for _, row := range j.channels {
-		for _, c := range row {
-			if c.conn != 0 {
-				channels++
-			}
-		}
-	}
-	return channels
-}
-
 // Framed tells whether messages were read, and all of them well framed.
 func (j *Judge) Framed() bool { return j.rules[Framing].checks > 0 && j.rules[Framing].broken == 0 }
 

@@ -8,8 +8,8 @@ CHECKS := test race examples fuzz sim mutants model-fast vet-darwin lint generat
 CORE := $(filter-out %/simfs,$(shell go list ./internal/...))
 TESTFLAGS ?=
 FUZZTIME ?= 10s
-KILLS ?= 20000
-SOAK ?= 100
+PARTS ?=
+SOAK ?=
 
 .PHONY: help
 help: ## this list
@@ -39,11 +39,11 @@ fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
 	done | xargs -P 2 -L 1 sh -c 'tools/fuzz.sh $$0 $$1 $(FUZZTIME)'
 
 .PHONY: soak
-soak: ## SOAK (100) campaigns of all faults on real banks, into docs/soak.md, then KILLS (20,000) kills, two branches at every named point, 10,000 hostile connections; a day. SOAK=10m: faults for a time, and no more
-	CGO_ENABLED=0 CUTBANK_TEST_SOAK=$(SOAK) CUTBANK_TEST_SOAK_DOC=$(CURDIR)/docs/soak.md go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/branch
+soak: ## the long campaigns (hours), into docs/soak.md; PARTS='sim faults kills directories mutants fuzz hostile'. SOAK=10m: faults on real banks for a time, and no more
 ifeq (,$(filter %s %m %h,$(SOAK)))
-	CGO_ENABLED=0 CUTBANK_TEST_KILLS=$(KILLS) go test -count=1 -timeout 0 -v -run '^TestKill' ./cmd/branch
-	CGO_ENABLED=0 CUTBANK_TEST_HOSTILE=10000 go test -count=1 -timeout 0 -v -run '^TestHostile' ./internal/branch
+	tools/soak.sh $(PARTS)
+else
+	CGO_ENABLED=0 CUTBANK_TEST_SOAK=$(SOAK) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/branch
 endif
 
 SEEDS ?= 2000

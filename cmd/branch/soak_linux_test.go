@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,22 +24,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The soak: how much of it, and where its table goes. Not set: a campaign of each kind of fault once.
-const (
-	soakEnv    = "CUTBANK_TEST_SOAK" // campaigns, as 20, or a time, as 10m
-	soakDocEnv = "CUTBANK_TEST_SOAK_DOC"
-)
+// soakEnv is how much of the soak: campaigns, as 20, or a time, as 10m. Not set: one short campaign.
+const soakEnv = "CUTBANK_TEST_SOAK"
 
 // figures are what a soak really did.
 type figures struct {
+	mu                              sync.Mutex
 	campaigns, transfers, snapshots int
 	made                            map[string]int // by kind
 	pairs                           map[string]int // of two kinds, both of which happened
 }
 
-// TestSoak strikes banks of real processes at full load with every kind of fault, alone and two kinds at
-// once. After each blow all branches have to come back and another snapshot has to be exact; after each
-// campaign the bank is drained, and every transfer was received once, in order.
+// TestSoak strikes banks of real processes with every kind of fault, alone and two kinds at once. After
+// each blow all branches have to come back and another snapshot has to be exact. Then come storms: pauses,
+// partitions and resets on several branches at a time. After each campaign the bank is drained, and every
+// transfer was received once, in order.
 func TestSoak(t *testing.T) {
 	f := &figures{made: map[string]int{}, pairs: map[string]int{}}
 	amount, began := os.Getenv(soakEnv), time.Now()
@@ -45,19 +47,28 @@ func TestSoak(t *testing.T) {
 	if amount != "" && err != nil && err2 != nil {
 		t.Fatalf("%s=%s is neither a number of campaigns nor a time", soakEnv, amount)
 	}
-	for n := 0; n < max(1, campaigns) || time.Since(began) < limit; n++ {
-		if !t.Run(strconv.Itoa(n+1), func(t *testing.T) { campaign(t, f, amount != "") }) {
-			break
+	long, begun := amount != "", atomic.Int64{}
+	worker := func(t *testing.T) {
+		t.Helper()
+		for {
+			n := int(begun.Add(1))
+			if n > max(1, campaigns) && time.Since(began) >= limit || t.Failed() {
+				return
+			}
+			t.Run(strconv.Itoa(n), func(t *testing.T) { campaign(t, f, n, long) })
+			t.Logf("campaign %d ended, %s", n, time.Since(began).Round(time.Second))
 		}
-		t.Logf("%d campaigns, %s", n+1, time.Since(began).Round(time.Second))
 	}
-	f.check(t, amount != "")
+	t.Run("banks", func(t *testing.T) {
+		for k := range map[bool]int{false: 1, true: 4}[long] { // much of a campaign is waiting
+			t.Run(strconv.Itoa(k), func(t *testing.T) {
+				t.Parallel()
+				worker(t)
+			})
+		}
+	})
+	f.check(t, long)
 	t.Logf("\n%s", f)
-	if path := os.Getenv(soakDocEnv); path != "" && !t.Failed() {
-		if err := os.WriteFile(path, []byte(f.String()), 0o600); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 // check fails for what never happened.
@@ -75,30 +86,21 @@ func (f *figures) check(t *testing.T, pairs bool) {
 	}
 }
 
-const soakText = `# Soak
-
-Made by ` + "`make soak`" + `: four real branch processes under a launcher, at full load, each before a proxy. A campaign is a
-bank: every kind of fault alone and every two kinds at once, in random order, on random branches. After each
-blow all branches are back and another snapshot is exact, or the soak ends; after each campaign transfers
-stop, the outboxes drain, the balances alone are the total, and an account of transfers that is not the
-ledger's shows each one sent once and received once, in order. What is counted really happened.
-
-| what | how often |
-| --- | ---: |
-`
-
+// String is the table that tools/soak.sh puts into docs/soak.md.
 func (f *figures) String() string {
 	var b strings.Builder
-	b.WriteString(soakText)
 	row := func(what string, n int) { fmt.Fprintf(&b, "| %s | %d |\n", what, n) }
 	for _, k := range kinds() {
 		row(k.name, f.made[k.name])
 	}
-	all := 0
+	all, rarest := 0, math.MaxInt
 	for n := range maps.Values(f.pairs) {
-		all += n
+		all, rarest = all+n, min(rarest, n)
 	}
 	row(fmt.Sprintf("two of these kinds at once (%d of %d pairs)", len(f.pairs), len(kinds())*(len(kinds())-1)/2), all)
+	if all > 0 {
+		row("the rarest of these pairs", rarest)
+	}
 	row("campaigns", f.campaigns)
 	row("snapshots, all exact", f.snapshots)
 	row("transfers, each received once", f.transfers)
@@ -108,13 +110,21 @@ func (f *figures) String() string {
 // soak is a bank whose branches are reached through proxies.
 type soak struct {
 	*trial
-	proxies []*proxy
+	proxies  []*proxy
+	interval string // longest wait between transfers
 }
 
-// campaign strikes one bank; when it is long, also with two kinds at once.
-func campaign(t *testing.T, f *figures, long bool) {
+// storms of a long campaign, each of a pause, a partition and resets of two branches.
+const storms = 40
+
+// campaign strikes one bank; when it is long, also with two kinds at once, and in storms. Every fourth is at
+// full load, the others pay at most every millisecond, so that several find room on one machine.
+func campaign(t *testing.T, f *figures, n int, long bool) {
 	t.Helper()
-	s := &soak{trial: newTrial(t, 4)}
+	s := &soak{trial: newTrial(t, 4), interval: "1ms"}
+	if n%4 == 1 {
+		s.interval = "0"
+	}
 	for i, port := range s.ports {
 		behind := freePort(t, port+1)
 		if err := os.WriteFile(filepath.Join(s.scratch, s.name(i)+".port"), []byte(strconv.Itoa(behind)), 0o600); err != nil {
@@ -137,9 +147,17 @@ func campaign(t *testing.T, f *figures, long bool) {
 	for _, blow := range blows {
 		s.strike(f, blow)
 	}
+	for range storms {
+		if long {
+			s.storm(f)
+		}
+	}
 	s.another()
 	s.drain()
-	f.transfers += s.stop()
+	transfers := s.stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.transfers += transfers
 	f.snapshots += s.count()
 	f.campaigns++
 }
@@ -151,7 +169,7 @@ func (s *soak) launch() {
 	for _, p := range s.proxies {
 		p.deafen()
 	}
-	s.trial.launch()
+	s.trial.launch("--interval", s.interval)
 	s.wait("all processes", func() bool {
 		for i := range s.ports {
 			if len(s.pids(s.name(i))) == 0 {
@@ -165,6 +183,7 @@ func (s *soak) launch() {
 	}
 }
 
+// strike lets branches suffer a blow, of one kind or of two.
 func (s *soak) strike(f *figures, blow []kind) {
 	s.t.Helper()
 	victims := rand.Perm(len(s.ports)) //nolint:gosec // a test
@@ -179,7 +198,7 @@ func (s *soak) strike(f *figures, blow []kind) {
 	happened, both := 0, ""
 	for k, b := range blow {
 		if n := ends[k](); n > 0 {
-			f.made[b.name] += n
+			f.count(b.name, n)
 			happened++
 			both += b.name
 		}
@@ -189,12 +208,39 @@ func (s *soak) strike(f *figures, blow []kind) {
 		_ = reset.Run() // without it, it takes longer
 	}
 	if happened == 2 {
+		f.mu.Lock()
 		f.pairs[both]++
+		f.mu.Unlock()
 	}
+	s.healed(blow[0].name)
+}
+
+func (f *figures) count(kind string, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.made[kind] += n
+}
+
+// healed waits until all branches are linked up and another snapshot is exact.
+func (s *soak) healed(after string) {
+	s.t.Helper()
 	for i := range s.ports {
-		s.patiently(s.name(i)+" to be ready after "+blow[0].name, func() bool { return s.serves(i, true) })
+		s.patiently(s.name(i)+" to be ready after "+after, func() bool { return s.serves(i, true) })
 	}
 	s.another()
+}
+
+// storm pauses a branch, lets nothing pass to another, and resets connections of two, all at once.
+func (s *soak) storm(f *figures) {
+	s.t.Helper()
+	pause := s.pause(rand.IntN(len(s.ports))) //nolint:gosec // a test
+	partition := s.partition(rand.IntN(2))    //nolint:gosec // a test
+	for i := range 2 {
+		f.count(wasReset, s.cut(i)())
+	}
+	f.count(paused, pause())
+	f.count(partitioned, partition())
+	s.healed("a storm")
 }
 
 // patiently waits for what does not depend on the launcher.
@@ -243,13 +289,20 @@ type kind struct {
 	strike  func(s *soak, i int) (end func() int)
 }
 
+// The kinds that storms are made of.
+const (
+	paused      = "branch stopped for up to 300 ms, and continued"
+	partitioned = "nothing passed a proxy for up to 1 s"
+	wasReset    = "connections reset at a proxy"
+)
+
 // kinds lists them; of two at once the end of the earlier one is waited for first.
 func kinds() []kind {
 	return []kind{
 		{"launcher killed (-9), a branch killed and started by hand meanwhile", false, (*soak).withoutLauncher},
-		{"branch stopped for up to 300 ms, and continued", false, (*soak).pause},
-		{"nothing passed a proxy for up to 1 s", true, (*soak).partition},
-		{"connections reset at a proxy", true, (*soak).cut},
+		{paused, false, (*soak).pause},
+		{partitioned, true, (*soak).partition},
+		{wasReset, true, (*soak).cut},
 		{"branch killed (-9)", false, (*soak).killed},
 		{"branch stopped until the launcher replaced it", false, (*soak).hang},
 		{"disk full: RLIMIT_FSIZE met by a write", false, (*soak).fullDisk},
@@ -265,7 +318,7 @@ func (s *soak) withoutLauncher(i int) func() int {
 	pids := s.signal(i, syscall.SIGKILL)
 	s.gone(i, pids)
 	alone := exec.Command(filepath.Join(s.dir, "branch"), s.name(i), strconv.Itoa(s.ports[i]), "--data-dir", s.dataDir(), //nolint:gosec // built above
-		"--interval", "0", "--amount", "1-3")
+		"--interval", s.interval, "--amount", "1-3")
 	alone.Env = append(os.Environ(), trialEnv+"="+s.scratch)
 	if err := alone.Start(); err != nil {
 		s.t.Fatal(err)

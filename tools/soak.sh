@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=0
-doc=docs/soak.md failed=0 commit=$(git describe --always --dirty --abbrev=9) log=$(mktemp)
+doc=docs/soak.md failed=0 log=$(mktemp) commit=$(git rev-parse --short=9 HEAD)
+git diff --quiet HEAD -- . ":!$doc" || commit+=' and changes'
 trap 'rm -f "$log"' EXIT
 machine="$(nproc) × $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)"
 

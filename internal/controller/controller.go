@@ -71,6 +71,7 @@ type Controller struct {
 	err      error // ends the run
 	start    time.Time
 	ready    time.Time
+	ticked   time.Time // the last time
 	told     time.Time // of the last Waiting
 	next     time.Time // when a scheduled snapshot is due
 	draining bool
@@ -156,6 +157,7 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 	peerCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var peers sync.WaitGroup
 	c.start = time.Now()
+	c.ticked = c.start
 	for _, p := range c.peers {
 		p.since = c.start
 		peers.Go(func() { c.keepConnected(peerCtx, p) })
@@ -236,21 +238,20 @@ func (c *Controller) drain() {
 	if c.draining {
 		return
 	}
-	now := time.Now()
-	c.draining, c.drainEnd = true, now.Add(drainTimeout)
+	c.draining, c.drainEnd = true, time.Now().Add(drainTimeout)
 	if stop := true; c.cfg.StopTransfers && c.phase == running {
 		for _, p := range c.peers {
 			if p.proved {
-				p.polled = now
-				p.session.send(getStatus(Settings{Stopped: &stop}.proto()))
+				p.ask(getStatus(Settings{Stopped: &stop}.proto()))
 			}
 		}
 	}
 }
 
-// drained tells that nothing is waited for any more.
+// drained tells that nothing is waited for any more. A branch answers in order: one that owes nothing has
+// answered what it was asked when the drain began.
 func (c *Controller) drained() bool {
-	asked := func(p *peer) bool { return c.cfg.StopTransfers && p.proved && !p.polled.IsZero() }
+	asked := func(p *peer) bool { return c.cfg.StopTransfers && p.proved && p.unanswered > 0 }
 	return len(c.pending) == 0 && !slices.ContainsFunc(c.peers, asked) || time.Now().After(c.drainEnd)
 }
 
@@ -266,15 +267,21 @@ func (c *Controller) onTick(now time.Time) {
 	} else if c.cfg.Duration > 0 && now.Sub(c.ready) >= c.cfg.Duration {
 		c.drain()
 	}
+	// While this process was stopped or starved it heard nothing: how late it is counts for nobody.
+	late := max(0, now.Sub(c.ticked)-tickEvery)
+	c.ticked = now
+	limit := pollTimeout + time.Duration(len(c.peers))*100*time.Millisecond
 	for _, p := range c.peers {
-		if !p.proved {
-			continue
-		}
+		p.heard = p.heard.Add(late)
 		switch {
-		case !p.polled.IsZero() && now.Sub(p.polled) > pollTimeout+time.Duration(len(c.peers))*100*time.Millisecond:
-			c.drop(p, "no answer")
-		case c.phase != running && p.status.GetReady(): // it was asked often enough
-		case p.polled.IsZero() && !now.Before(p.nextAsk):
+		case p.unanswered > 0 && now.Sub(p.heard) > limit:
+			if !p.proved {
+				c.cfg.Logger.Warn("branch given up, and tried again", "branch", p.branch.Name, "address", p.branch.Addr(),
+					"reason", p.owes(), "after", now.Sub(p.heard).Round(time.Second))
+			}
+			c.drop(p, p.owes())
+		case !p.proved, p.unanswered > 0, c.phase != running && p.status.GetReady(): // it was asked often enough
+		case !now.Before(p.nextAsk):
 			c.poll(p, now)
 		}
 	}
@@ -283,11 +290,11 @@ func (c *Controller) onTick(now time.Time) {
 func (c *Controller) poll(p *peer, now time.Time) {
 	// A status has one entry per link, so that all of them grow with the square of the branches.
 	n := time.Duration(len(c.peers)) * time.Millisecond
-	p.polled, p.nextAsk = now, now.Add(max(pollEvery, 8*n))
+	p.nextAsk = now.Add(max(pollEvery, 8*n))
 	if c.phase != running {
 		p.nextAsk = now.Add(max(tickEvery, 4*n))
 	}
-	p.session.send(getStatus(nil))
+	p.ask(getStatus(nil))
 }
 
 // waiting is who is waited for, and why.
@@ -364,7 +371,7 @@ func (c *Controller) SetSettings(s Settings) error {
 		c.settings.merge(s)
 		for _, p := range c.peers {
 			if p.proved {
-				p.session.send(getStatus(s.proto()))
+				p.ask(getStatus(s.proto()))
 			}
 		}
 	})
@@ -387,7 +394,7 @@ func (c *Controller) Cut(src, dst string, d time.Duration) error {
 		for _, end := range [][2]int{{i, j}, {j, i}} {
 			if p := c.peers[end[0]]; p.proved {
 				us := uint64(d.Microseconds()) //nolint:gosec // checked above
-				p.session.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
+				p.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
 					Cut: &bankpb.Cut{Peer: c.names[end[1]], DurationUs: us},
 				}})
 				c.emit(LinkCut{c.names[end[0]], c.names[end[1]], d})

@@ -35,7 +35,7 @@ func (c *Controller) onDisconnect(p *peer, err error) {
 	if p.session != nil && p.reason != "" {
 		err = errors.New(p.reason) // we closed it, and know why
 	}
-	p.session, p.asked, p.proved, p.polled = nil, false, false, time.Time{}
+	p.session, p.asked, p.proved, p.unanswered = nil, false, false, 0
 	p.reason = reasonOf(err)
 	if was {
 		c.emit(BranchDown{p.branch.Name, p.branch.Addr(), p.reason})
@@ -45,7 +45,7 @@ func (c *Controller) onDisconnect(p *peer, err error) {
 
 // drop ends a session for a reason; the branch is dialled again.
 func (c *Controller) drop(p *peer, reason string) {
-	p.reason, p.since = reason, time.Now()
+	p.reason, p.since, p.unanswered = reason, time.Now(), 0
 	p.session.conn.Close()
 }
 
@@ -184,7 +184,7 @@ func (c *Controller) propose(p *peer) {
 		return
 	}
 	p.asked = true
-	p.session.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{
+	p.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{
 		Balance: c.bank.Branches[p.index].Balance, AllBranches: c.addresses(), Plan: c.bank.proto(),
 	}}})
 }
@@ -210,7 +210,7 @@ func (c *Controller) prove(p *peer) {
 		c.plain = true
 	}
 	p.asked = true
-	p.session.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: prove}})
+	p.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: prove}})
 }
 
 // knows tells whether the plan of that bank is in the directory; another controller that shares it
@@ -260,6 +260,7 @@ func (c *Controller) onError(p *peer, e *bankpb.Error) {
 		c.onSnapshotError(p, id, e)
 		return
 	}
+	p.answered()
 	switch e.GetCode() {
 	case bankpb.Error_OTHER_BANK, bankpb.Error_DENIED, bankpb.Error_VERSION, bankpb.Error_BAD_REQUEST:
 		if !p.proved {
@@ -281,7 +282,8 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 		c.drop(p, "does not answer as a branch of cutbank")
 		return
 	}
-	p.status, p.statusAt, p.polled = s, time.Now(), time.Time{}
+	p.status, p.statusAt = s, time.Now()
+	p.answered()
 	if p.began == nil {
 		p.began = s
 	}
@@ -297,7 +299,7 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 		}
 		if !p.fact.GetOpen() { // it was opened by our plan, which carries no settings
 			p.fact.Open, p.fact.Keyed, p.fact.BankId = true, true, c.bank.id()
-			p.session.send(getStatus(c.settings.proto()))
+			p.ask(getStatus(c.settings.proto()))
 		}
 		p.proved, p.reason, p.since = true, "", time.Now()
 		c.emit(BranchUp{p.branch.Name, p.branch.Addr(), s.GetIncarnation()})

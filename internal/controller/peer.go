@@ -38,8 +38,33 @@ type peer struct {
 	status   *bankpb.Status    // the last one
 	statusAt time.Time
 	began    *bankpb.Status // the first one of this run
-	polled   time.Time      // when the poll under way was sent; zero: none
 	nextAsk  time.Time      // when to poll again
+
+	unanswered int       // of what was asked
+	heard      time.Time // since when it owes the next answer
+}
+
+// ask sends what a branch answers with its status or an error without a snapshot: Prove, InitBranch,
+// GetStatus and Cut. It answers in order.
+func (p *peer) ask(m *bankpb.BranchMessage) {
+	if p.unanswered++; p.unanswered == 1 {
+		p.heard = time.Now()
+	}
+	p.session.send(m)
+}
+
+func (p *peer) answered() { p.unanswered, p.heard = max(0, p.unanswered-1), time.Now() }
+
+// owes is which answer does not come.
+func (p *peer) owes() string {
+	switch {
+	case p.proved:
+		return "no answer"
+	case p.fact.GetOpen():
+		return "no answer to Prove"
+	default:
+		return "no answer to InitBranch"
+	}
 }
 
 // session is one connection to a branch.

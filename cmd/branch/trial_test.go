@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +27,9 @@ import (
 )
 
 const trialTotal = 4000
+
+// trials counts them: several may run at a time, each in ports of its own.
+var trials atomic.Int64
 
 // trial is a bank of real processes whose branches are this test binary, with the seams.
 type trial struct {
@@ -66,7 +70,7 @@ func newTrial(t *testing.T, branches int) *trial {
 		}
 	}
 	var roster strings.Builder
-	for port := 10000 + os.Getpid()%8000; len(b.ports) < branches; port += 100 {
+	for port := 10000 + os.Getpid()%8000 + int(trials.Add(1)%10)*10; len(b.ports) < branches; port += 100 {
 		port = freePort(t, port)
 		b.ports = append(b.ports, port)
 		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", len(b.ports), port)

@@ -21,7 +21,7 @@ type desk struct {
 	said bytes.Buffer
 }
 
-// atDesk attaches two branches that are not open.
+// atDesk is a controller of two branches, to which nothing is connected yet.
 func atDesk(t *testing.T, f func(*desk)) {
 	t.Helper()
 	t.Parallel()
@@ -40,8 +40,7 @@ func atDesk(t *testing.T, f func(*desk)) {
 			t.Fatal(err)
 		}
 		d.start, d.ticked = time.Now(), time.Now()
-		d.attach(0, false)
-		d.attach(1, false)
+		d.peers[0].since, d.peers[1].since = d.start, d.start
 		f(d)
 	})
 }
@@ -66,6 +65,9 @@ func (d *desk) answer(i int) {
 // open opens both; each is left with an answer to owe, to the settings.
 func (d *desk) open(t *testing.T) {
 	t.Helper()
+	for i := range d.peers {
+		d.attach(i, false)
+	}
 	d.answer(0)
 	d.answer(1)
 	if d.phase != running || d.peers[0].unanswered != 1 || d.peers[1].unanswered != 1 {
@@ -105,13 +107,39 @@ func TestOwnLateness(t *testing.T) {
 	})
 }
 
+// TestWaitingForAnswers: a branch that is attached is not ready before it is open, and the line says what it
+// waits for. Before all are attached it only waits for the others.
+func TestWaitingForAnswers(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		see := func(want string) {
+			t.Helper()
+			if got := d.waiting(time.Now()).String(); got != want {
+				t.Errorf("%s\nwant %s", got, want)
+			}
+		}
+		d.attach(0, false)
+		see("waiting for branches 1/2 (b 127.0.0.1:9002 connecting, 0s)")
+		d.attach(1, false)
+		time.Sleep(3 * time.Second)
+		see("waiting for branches 0/2 (a 127.0.0.1:9001 no answer to InitBranch yet, 3s; b 127.0.0.1:9002 waits for its turn to be opened, 3s)")
+		d.answer(0)
+		time.Sleep(time.Second)
+		see("waiting for branches 1/2 (b 127.0.0.1:9002 no answer to InitBranch yet, 1s)")
+		d.onDisconnect(d.peers[1], net.ErrClosed)
+		see("waiting for branches 1/2 (b 127.0.0.1:9002 closed the connection, 0s)")
+		d.attach(1, true)
+		see("waiting for branches 1/2 (b 127.0.0.1:9002 no answer to Prove yet, 0s)")
+	})
+}
+
 // TestUnansweredOpening: who answers neither InitBranch nor Prove is named, given up and asked again.
 func TestUnansweredOpening(t *testing.T) {
 	atDesk(t, func(d *desk) {
+		d.attach(0, false)
+		d.attach(1, false)
 		d.answer(0)
 		d.answer(0) // to the settings
 		for _, want := range []string{"no answer to InitBranch", "no answer to Prove"} {
-			d.attach(1, want == "no answer to Prove")
 			d.pass(patience - time.Second)
 			if reason := d.peers[1].reason; reason != "" {
 				t.Fatalf("given up early: %s", reason)
@@ -122,8 +150,8 @@ func TestUnansweredOpening(t *testing.T) {
 				t.Fatalf("reason %q, said %q", d.peers[1].reason, said)
 			}
 			d.onDisconnect(d.peers[1], net.ErrClosed)
+			d.attach(1, true)
 		}
-		d.attach(1, true)
 		if d.answer(1); d.phase != running {
 			t.Errorf("phase %d", d.phase)
 		}

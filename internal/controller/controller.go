@@ -303,14 +303,19 @@ func (c *Controller) waiting(now time.Time) Waiting {
 	if c.phase == linking {
 		w.For = "links"
 	}
+	attaching := slices.ContainsFunc(c.peers, func(p *peer) bool { return p.fact == nil }) // none is opened before all are there
 	for _, p := range c.peers {
 		m := Missing{Name: p.branch.Name, Addr: p.branch.Addr(), Reason: p.reason, For: now.Sub(p.since)}
 		switch {
 		case c.phase == linking && p.proved && !p.status.GetReady():
 			m.Reason = "links to " + listed(linksDown(p.status))
-		case p.proved, c.phase == opening && p.session != nil && p.reason == "":
+		case p.proved, attaching && p.session != nil && p.reason == "" && !p.asked:
 			w.Ready++
 			continue
+		case p.unanswered > 0:
+			m.Reason, m.For = p.owes()+" yet", now.Sub(p.heard)
+		case p.session != nil && p.reason == "":
+			m.Reason = "waits for its turn to be opened"
 		}
 		w.Missing = append(w.Missing, m)
 	}

@@ -10,6 +10,7 @@
 package foreign
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -56,6 +57,8 @@ type Config struct {
 	Chaos            time.Duration // kill or pause a branch that often on average; 0: never
 	Say              func(format string, args ...any)
 	OnSnapshot       func(Snapshot) // called by several goroutines
+
+	openWait time.Duration // of a test; 0: openWait
 }
 
 // Snapshot is what the branches answered.
@@ -103,29 +106,30 @@ type pending struct {
 // Run runs the bank until ctx or its configured end, and reports. Errors are *WaitError, or of this
 // machine; the report holds also then.
 func Run(ctx context.Context, cfg Config) (judge.Report, error) {
+	cfg.openWait = cmp.Or(cfg.openWait, openWait)
 	b := &bank{cfg: cfg, names: cfg.Roster.Names()}
 	for _, name := range b.names {
 		_ = os.Remove(b.log(name)) // of an earlier run
 	}
-	r, understood, err := b.run(ctx)
-	if understood || err != nil || ctx.Err() != nil {
+	r, judged, err := b.run(ctx)
+	if judged || err != nil || ctx.Err() != nil {
 		return r, err
 	}
 	cfg.Say("no branch has connected to another: trying InitBranch in other framings, to see which they were written for")
 	for framing := observe.Varint + 1; framing < observe.NumFramings; framing++ {
 		other := &bank{cfg: cfg, names: b.names, framing: framing}
-		if again, understood, err := other.run(ctx); understood || ctx.Err() != nil {
+		if again, judged, err := other.run(ctx); judged || ctx.Err() != nil {
 			return again, err
 		}
 	}
 	return r, &WaitError{fmt.Sprintf("no branch connected to another within %s of InitBranch; their output is in %s",
-		openWait, cfg.Dir)}
+		cfg.openWait, cfg.Dir)}
 }
 
 func (b *bank) log(name string) string { return filepath.Join(b.cfg.Dir, name+".log") }
 
-// run is one attempt. Understood tells that the branches took InitBranch in this framing.
-func (b *bank) run(ctx context.Context) (r judge.Report, understood bool, err error) {
+// run is one attempt. Judged tells that the branches took InitBranch in this framing, and that this shows something.
+func (b *bank) run(ctx context.Context) (r judge.Report, judged bool, err error) {
 	seed := b.cfg.Seed
 	if seed == 0 {
 		seed = rand.Uint64() //nolint:gosec // whom to ask, not a secret
@@ -142,32 +146,39 @@ func (b *bank) run(ctx context.Context) (r judge.Report, understood bool, err er
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err = b.open(ctx); err == nil {
-		understood = b.connected(ctx)
+		judged = b.connected(ctx)
 	}
 	switch {
-	case !understood:
+	case !judged:
 	case b.framing == observe.Varint:
 		b.snapshots(ctx, cancel)
 	default:
+		b.until(ctx, b.cfg.openWait, b.mesh.Heard)
 		sleep(ctx, evidenceWait)
-		// A reader of varints that forgives zeros may take a length of four bytes: what it sends is well framed,
-		// and it was only too slow before.
-		if understood = !b.framed(); understood {
-			b.observe(judge.Event{Kind: judge.BadBytes, From: 0, To: judge.Controller, Text: "InitBranch was taken only with " + b.framing.String()})
-		}
 	}
 	cancel()
-	return b.end(), understood, err
+	r = b.end()
+	if b.framing != observe.Varint {
+		// A reader of varints that forgives empty messages may take a length of four bytes: what it sends is well
+		// framed, or it sends nothing, and it was only too slow before.
+		judged = b.judge.Misframed()
+	}
+	return r, judged, err
 }
 
-func (b *bank) framed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.judge.Framed()
-}
-
-// observe gives an event to the judge.
+// observe gives an event to the judge. Of branches that were opened in another framing than theirs may be, only
+// the framing among themselves counts: a right one may answer the controller's rubbish, or end, as it likes.
 func (b *bank) observe(e judge.Event) {
+	if b.framing != observe.Varint {
+		switch {
+		case e.To == judge.Controller:
+			return
+		case e.Kind == judge.Sent:
+			e = judge.Event{Kind: judge.Frame, From: e.From, To: e.To}
+		case e.Kind != judge.Frame && e.Kind != judge.BadBytes:
+			return
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e.AtUS = time.Since(b.started).Microseconds()
@@ -237,13 +248,22 @@ func (b *bank) init(ctx context.Context, i int) error {
 		judge.Event{Kind: judge.Init, From: judge.Controller, To: i, Balance: m.GetBalance()})
 }
 
-// connected waits until every pair has a connection, or at least some have for a while.
+// until waits for a condition, for at most so long.
+func (b *bank) until(ctx context.Context, wait time.Duration, there func() bool) {
+	for deadline := time.Now().Add(wait); !there() && time.Now().Before(deadline) && b.alive() > 0; {
+		if !sleep(ctx, pollEvery) {
+			return
+		}
+	}
+}
+
+// connected waits for a first connection, and then as long as for their ports until every pair has one: branches
+// that are slow, or dial when they pay.
 func (b *bank) connected(ctx context.Context) bool {
 	all := len(b.names) * (len(b.names) - 1) / 2
-	for deadline := time.Now().Add(openWait); b.mesh.Pairs() < all && time.Now().Before(deadline) && b.alive() > 0; {
-		if !sleep(ctx, pollEvery) {
-			return false
-		}
+	b.until(ctx, b.cfg.openWait, func() bool { return b.mesh.Pairs() > 0 })
+	if b.mesh.Pairs() > 0 && b.framing == observe.Varint {
+		b.until(ctx, b.cfg.Wait, func() bool { return b.mesh.Pairs() >= all })
 	}
 	if n := b.mesh.Pairs(); n > 0 && b.framing == observe.Varint {
 		b.cfg.Say("opened the bank: %d in %d branches; %d of %d pairs are connected", b.cfg.Total, len(b.names), n, all)

@@ -129,8 +129,8 @@ func New(names []string, total uint64) *Judge {
 	return j
 }
 
-// Framed tells whether messages were read, and all of them well framed.
-func (j *Judge) Framed() bool { return j.rules[Framing].checks > 0 && j.rules[Framing].broken == 0 }
+// Misframed tells whether something was read that is no frame.
+func (j *Judge) Misframed() bool { return j.rules[Framing].broken > 0 }
 
 // Step takes the next event.
 func (j *Judge) Step(e Event) {

@@ -273,13 +273,6 @@ func TestTooLittle(t *testing.T) {
 	if r := New([]string{"a", "b"}, 2000).Report(); r.Verdict != NotSeen || len(r.NotSeen()) != int(numRules) {
 		t.Errorf("nothing at all is %s, without %v", r.Verdict, r.NotSeen())
 	}
-	if j := New([]string{"a", "b"}, 2000); j.Framed() {
-		t.Error("nothing is well framed")
-	} else if j.Step(Event{Kind: Frame, From: 0, To: 1}); !j.Framed() {
-		t.Error("a frame is not well framed")
-	} else if j.Step(Event{Kind: BadBytes, From: 1, To: 0}); j.Framed() {
-		t.Error("what is no frame is well framed")
-	}
 	s := newSim(3, "", 1)
 	s.mutant = "idle"
 	quiet := verdicts(s.run(3))

@@ -49,6 +49,7 @@ type Mesh struct {
 	wg        sync.WaitGroup
 	open      atomic.Int64
 	conns     atomic.Int64
+	heard     atomic.Bool
 	mu        sync.Mutex
 	pairs     map[[2]int]bool
 }
@@ -88,6 +89,9 @@ func (m *Mesh) Pairs() int {
 	defer m.mu.Unlock()
 	return len(m.pairs)
 }
+
+// Heard tells whether any branch has sent another anything.
+func (m *Mesh) Heard() bool { return m.heard.Load() }
 
 // Close takes no more connections, lets those that are there run to their end for a while, and then
 // ends them.
@@ -192,6 +196,7 @@ func (m *Mesh) pump(src, dst net.Conn, e judge.Event) {
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
+			m.heard.Store(true)
 			c := chunk{bytes: append([]byte(nil), buf[:n]...), items: m.observe(&f, buf[:n], e)}
 			if d := m.cfg.Delay; d.Max > 0 {
 				c.due = time.Now().Add(d.Min + rand.N(d.Max-d.Min+1)) //nolint:gosec // slow motion, not a secret

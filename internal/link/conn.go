@@ -245,18 +245,30 @@ func (c *Conn) take(buf []byte) (_ []byte, wait time.Duration, closing bool) {
 	return buf, wait, c.closing
 }
 
+// lastLook is for what came while this process was stopped or starved: it finds its deadline passed before it
+// finds what is there to read.
+const lastLook = 100 * time.Millisecond
+
 // next waits for a frame.
 func (c *Conn) next() ([]byte, error) {
-	if c.silence > 0 {
-		if err := c.nc.SetReadDeadline(time.Now().Add(c.silence)); err != nil {
-			return nil, err
-		}
+	if c.silence == 0 {
+		return c.r.Next()
 	}
-	frame, err := c.r.Next()
+	frame, err := c.nextWithin(c.silence)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		frame, err = c.nextWithin(lastLook)
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("%w for %s", ErrSilent, c.silence)
 	}
 	return frame, err
+}
+
+func (c *Conn) nextWithin(d time.Duration) ([]byte, error) {
+	if err := c.nc.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return nil, err
+	}
+	return c.r.Next()
 }
 
 // readLoop delivers until the connection fails. Items that are here already go together.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +28,28 @@ type network struct {
 	mesh  [2]*link.Mesh
 
 	dialled func(address string) // called when a dial has connected; nil: nothing
+	stopped atomic.Bool          // b is, until what it is sent has come
+}
+
+// late is the connection of a process that was stopped: when it goes on, its deadline has passed, and what
+// came meanwhile is there.
+type late struct {
+	net.Conn
+	n    *network
+	came []byte
+}
+
+func (l *late) Read(b []byte) (int, error) {
+	if k := copy(b, l.came); k > 0 {
+		l.came = l.came[k:]
+		return k, nil
+	}
+	k, err := l.Conn.Read(b)
+	if k > 0 && l.n.stopped.CompareAndSwap(true, false) {
+		l.came = slices.Clone(b[:k])
+		return 0, os.ErrDeadlineExceeded
+	}
+	return k, err
 }
 
 // pass copies what comes from src, unless the address is lost.
@@ -81,7 +105,7 @@ func (n *network) dial(ctx context.Context, address, _ string) (net.Conn, error)
 			_ = n.mesh[0].Accept(far, r, m.GetHello(), func() {})
 		}
 	}()
-	return near, nil
+	return &late{Conn: near, n: n}, nil
 }
 
 // count says how often the links of a mesh came up, and why they were lost.
@@ -139,6 +163,19 @@ func TestIdleLinkStays(t *testing.T) {
 		for i := range n.log {
 			if len(n.log[i]) != 1 {
 				n.Errorf("%d was told %v", i, n.log[i])
+			}
+		}
+	})
+}
+
+// TestStoppedItself: a branch that was stopped for so long that its peer seems silent looks again at what came.
+func TestStoppedItself(t *testing.T) {
+	linked(t, func(n *network) {
+		for range 3 {
+			n.stopped.Store(true)
+			time.Sleep(time.Minute)
+			if up, lost := n.count(1); n.stopped.Load() || up != 1 || lost != nil {
+				n.Fatalf("stopped: %v; up %d times, lost by %v", n.stopped.Load(), up, lost)
 			}
 		}
 	})

@@ -9,7 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 const holdVariable = "CUTBANK_TEST_HOLD"
@@ -121,4 +124,31 @@ func TestAlive(t *testing.T) {
 	if h.syncing.Load() != 0 {
 		t.Error("a sync that ended shows")
 	}
+}
+
+// TestStoppedItself: a process that was stopped is asked before its loop had the time to beat. One whose loop
+// is stuck says so within the time of a check.
+func TestStoppedItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHealth()
+		h.SetReady(true)
+		h.Beat()
+		ask := func() healthpb.HealthCheckResponse_ServingStatus {
+			answer, err := h.interceptLauncher(t.Context(), &healthpb.HealthCheckRequest{}, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.(*healthpb.HealthCheckResponse).GetStatus()
+		}
+		time.Sleep(time.Minute)
+		go func() { time.Sleep(150 * time.Millisecond); h.Beat() }()
+		if got := ask(); got != healthpb.HealthCheckResponse_SERVING {
+			t.Errorf("stopped for a minute, and beats: %s", got)
+		}
+		time.Sleep(time.Minute)
+		asked := time.Now()
+		if got := ask(); got != healthpb.HealthCheckResponse_NOT_SERVING || time.Since(asked) > 200*time.Millisecond {
+			t.Errorf("stuck: %s after %s", got, time.Since(asked))
+		}
+	})
 }

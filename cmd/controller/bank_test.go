@@ -274,12 +274,13 @@ type durable struct {
 func (d *durable) start() {
 	d.t.Helper()
 	l, err := net.Listen("tcp", d.roster.Addr())
-	for errors.Is(err, syscall.EADDRINUSE) { // by a connection that was given the free port as its own
+	// By a connection that was given the free port as its own.
+	for end := time.Now().Add(2 * time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		l, err = net.Listen("tcp", d.roster.Addr())
 	}
 	if err != nil {
-		d.t.Fatal(err)
+		d.t.Fatalf("%s can't come back: %v", d.roster.Name, err)
 	}
 	d.roster.Port = uint16(l.Addr().(*net.TCPAddr).Port)
 	fs, err := journal.Dir(d.dir)

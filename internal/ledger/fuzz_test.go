@@ -87,6 +87,8 @@ func refused() map[string][]byte {
 		"the branch itself as a peer":   {1, 1},
 		"no such peer":                  {2<<3 | 1, 1},
 		"no such kind":                  {1<<3 | 7},
+		"kind 0":                        {1 << 3},
+		"nothing of that kind":          {9<<3 | 6},
 		"cut short":                     {1<<3 | 4, 5},
 	}
 }

@@ -374,10 +374,7 @@ func (e *Engine[P]) Deliver(i int, conn P, d link.Delivery, at int64) error {
 	case d.Agreed:
 		e.agreed(i)
 	case d.Ready:
-		err := e.peerReady(i)
-		if err != nil {
-			return err
-		}
+		return e.peerReady(i)
 	}
 	var err error
 	if d.Ack > 0 {

@@ -3,6 +3,7 @@ package journal_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -343,25 +344,78 @@ func TestAShortWriteIsAFailure(t *testing.T) {
 	recovered(t, fs, 3, "after a short write")
 }
 
+// readFS fails once, when left reads of any kind have been made.
+type readFS struct {
+	journal.FS
+	err  error
+	left *int
+}
+
+func (r readFS) failed() error {
+	if *r.left--; *r.left == 0 {
+		return r.err
+	}
+	return nil
+}
+
+func (r readFS) List() ([]string, error) {
+	if err := r.failed(); err != nil {
+		return nil, err
+	}
+	return r.FS.List()
+}
+
+func (r readFS) Open(name string) (journal.File, error) {
+	if err := r.failed(); err != nil {
+		return nil, err
+	}
+	f, err := r.FS.Open(name)
+	return readFile{f, r}, err
+}
+
+type readFile struct {
+	journal.File
+	fs readFS
+}
+
+func (r readFile) Size() (int64, error) {
+	if err := r.fs.failed(); err != nil {
+		return 0, err
+	}
+	return r.File.Size()
+}
+
+func (r readFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.fs.failed(); err != nil {
+		return 0, err
+	}
+	return r.File.ReadAt(p, off)
+}
+
+// TestFailedReads: whatever can't be read ends a recovery, and the next one finds everything. A file that
+// is shorter than its length is such a failure.
 func TestFailedReads(t *testing.T) {
 	fs := simfs.New(1)
 	var m model
 	if err := scenario(fs, small(), &m); err != nil {
 		t.Fatal(err)
 	}
-	for n := 1; ; n++ {
-		again := fs.Clone()
-		again.ReadFault = simfs.Fault{Step: fs.Reads() + n, Err: syscall.EIO}
-		var got model
-		_, err := open(again, small(), &got)
-		if err == nil {
-			if n < 3 {
-				t.Errorf("a recovery has only %d reads", n-1)
+	for _, cause := range []error{syscall.EIO, io.EOF} {
+		for n := 1; ; n++ {
+			again, left := fs.Clone(), n
+			var got model
+			_, err := open(readFS{again, cause, &left}, small(), &got)
+			if err == nil {
+				if n < 10 {
+					t.Errorf("a recovery has only %d reads", n-1)
+				}
+				break
 			}
-			return
-		}
-		if !errors.Is(err, syscall.EIO) || again.Steps() != fs.Steps() {
-			t.Errorf("read %d: %d steps, %v", n, again.Steps()-fs.Steps(), err)
+			if !errors.Is(err, cause) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("read %d: %v", n, err)
+			}
+			again.Restart(simfs.Drop)
+			recovered(t, again, m.n, fmt.Sprintf("read %d failed", n))
 		}
 	}
 }

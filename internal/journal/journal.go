@@ -133,9 +133,7 @@ func Open(fs FS, cfg Config) (*Journal, error) {
 	}
 	if cfg.ID == 0 {
 		var b [8]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return nil, fmt.Errorf("journal: draw an id: %w", err)
-		}
+		_, _ = rand.Read(b[:]) // never fails
 		cfg.ID = binary.LittleEndian.Uint64(b[:])
 	}
 	return &Journal{fs: fs, cfg: cfg, table: castagnoli()}, nil

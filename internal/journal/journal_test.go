@@ -204,6 +204,48 @@ func TestRealDirectoryRefusals(t *testing.T) {
 			t.Errorf("create over a %s: %v", kind, err)
 		}
 	}
+	large := filepath.Join(base, "large")
+	d, err := journal.Dir(large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(large, name), nil, 0o600), os.Truncate(filepath.Join(large, name), 1<<30+1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := journal.Verify(d, nil, nil); !errors.Is(err, journal.ErrForeign) {
+		t.Errorf("a segment of more than any has: %v", err)
+	}
+}
+
+// TestADirectoryThatVanishes: what can't be made, and what is gone later.
+func TestADirectoryThatVanishes(t *testing.T) {
+	base := t.TempDir()
+	nowhere := filepath.Join(base, "nowhere")
+	if err := os.Symlink(filepath.Join(base, "none"), nowhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := journal.Dir(filepath.Join(nowhere, "a", "b")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("below a link to nowhere: %v", err)
+	}
+	dir := filepath.Join(base, "j")
+	d, err := journal.Dir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := d.Create("x.tmp")
+	if err == nil {
+		err = f.Close()
+	}
+	if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+		t.Fatal(err)
+	}
+	_, list := d.List()
+	_, size := f.Size()
+	for what, err := range map[string]error{"list": list, "sync": d.SyncDir(), "size": size} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
 }
 
 func TestReadDirChangesNothing(t *testing.T) {
@@ -348,6 +390,17 @@ func TestMisusePanics(t *testing.T) {
 	}
 	panics("second recovery", func() { _ = j.Recover(nil, nil) })
 	panics("commit of nothing", func() { _ = j.Commit(nil) })
+}
+
+func TestALargeCheckpointIsRefused(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has to shadow a gigabyte")
+	}
+	var m model
+	j := mustOpen(t, simfs.New(1), small(), &m)
+	if err := j.Checkpoint(make([]byte, 1<<30+1)); !errors.Is(err, journal.ErrTooLarge) {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestCommitDoesNotAllocate(t *testing.T) {

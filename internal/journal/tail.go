@@ -67,10 +67,8 @@ func (t *Tail) begin(checkpoint func(uint64, []byte) error) error {
 	if err := s.readCheckpoint(n.checkpoints); err != nil {
 		return err
 	}
-	if err := s.choose(n.segments); errors.Is(err, ErrMissing) {
+	if s.choose(n.segments) != nil {
 		return fs.ErrNotExist // a newer checkpoint was made in between
-	} else if err != nil {
-		return err
 	}
 	if !s.found {
 		if err := checkpoint(0, nil); err != nil {

@@ -162,6 +162,12 @@ func TestNotOpenYet(t *testing.T) {
 			"NOT_OPEN": func(nc net.Conn, r *wire.Reader) error {
 				return link.NewMesh(link.Config{}).Accept(nc, r, &bankpb.Hello{}, nil)
 			},
+			"OTHER_BANK": func(nc net.Conn, r *wire.Reader) error {
+				m := link.NewMesh(link.Config{})
+				m.Start(identity(0, nil), make([]string, 3))
+				defer m.Stop()
+				return m.Accept(nc, r, &bankpb.Hello{Version: link.Version}, nil)
+			},
 			"BAD_REQUEST": func(nc net.Conn, r *wire.Reader) error {
 				_, err := identity(0, nil).Accept(nc, r, nil)
 				return err

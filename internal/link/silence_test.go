@@ -28,6 +28,7 @@ type network struct {
 	mesh  [2]*link.Mesh
 
 	dialled func(address string) // called when a dial has connected; nil: nothing
+	up      func(link.Delivery)  // called when a link has come up; nil: nothing
 	stopped atomic.Bool          // b is, until what it is sent has come
 }
 
@@ -136,8 +137,11 @@ func linked(t *testing.T, f func(n *network)) {
 					n.mu.Lock()
 					defer n.mu.Unlock()
 					n.log[i] = append(n.log[i], d)
+					if d.Up && n.up != nil {
+						n.up(d)
+					}
 				},
-				Notice: func(link.Event) {}, Dial: n.dial,
+				Notice: func(link.Event) {}, Dial: n.dial, Delay: delay,
 			})
 		}
 		for i, m := range n.mesh {

@@ -56,6 +56,10 @@ mutants: ## each rule of --break removed: which checker of the simulator finds i
 	@mkdir -p bin && CGO_ENABLED=0 go build -buildvcs=false -o bin/sim ./cmd/sim
 	@bin/sim --mutants
 
+.PHONY: cover
+cover: ## what of snapshot, ledger, engine, link and journal nothing runs; fails when it is not what docs/correctness.md lists
+	@tools/cover.sh
+
 .PHONY: model model-fast
 model: ## the protocol and its mutants under the model checker spin (needs spin, a C compiler, 4 GB)
 	@docs/model/run.sh all

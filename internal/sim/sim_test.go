@@ -53,9 +53,13 @@ func TestLargeBank(t *testing.T) {
 	}
 }
 
-// TestMutants hunts for two rules; make mutants does for all.
+// TestMutants hunts for all rules, as make mutants does; for two of them under the race detector.
 func TestMutants(t *testing.T) {
-	for _, rule := range []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable} {
+	hunted := rules.All()
+	if testing.Short() {
+		hunted = []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable}
+	}
+	for _, rule := range hunted {
 		if m := sim.Hunt(rule, time.Minute); m.Found == nil {
 			t.Errorf("%s: not found in %d seeds", rule, m.Seeds)
 		}

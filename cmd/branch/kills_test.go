@@ -17,8 +17,8 @@ import (
 // through all its points at both its branches.
 const killsEnv = "CUTBANK_TEST_KILLS"
 
-// TestKills kills random branches of a bank at full load, one, two or all at once, also while others are
-// not back yet. Every snapshot is exact, or the launcher would end. Then all is drained: the balances
+// TestKills kills random branches of a bank, one, two or all at once, also while others are not back yet. The
+// first bank of ten is at full load; the others pay at most every millisecond. Every snapshot is exact, or the launcher would end. Then all is drained: the balances
 // alone are the total, and every transfer was received once, in order.
 func TestKills(t *testing.T) {
 	target := 200
@@ -33,14 +33,18 @@ func TestKills(t *testing.T) {
 	}
 	const round = 1000 // kills in one bank: its names are kept until its end
 	for made := 0; made < target; made += round {
-		killRound(t, min(round, target-made))
+		interval := "1ms"
+		if made/round%10 == 0 {
+			interval = "0"
+		}
+		killRound(t, min(round, target-made), interval)
 	}
 }
 
-func killRound(t *testing.T, target int) {
+func killRound(t *testing.T, target int, interval string) {
 	t.Helper()
 	b := newTrial(t, 4)
-	b.start()
+	b.start("--interval", interval)
 	began, kills, groups := time.Now(), 0, map[int]int{}
 	seen := 1 // snapshots when kills was last a multiple of 20
 	for n, next := 0, 20; kills < target; n++ {

@@ -18,39 +18,55 @@ import (
 const lockFile = "launcher.lock"
 
 // takeDirectory locks the data directory. With --fresh or --restore the one that is there is moved
-// aside first, and never deleted.
+// aside first, and never deleted, but only when nothing else keeps the bank from running.
 func (o *options) takeDirectory(out *controller.Output) (unlock func(), err error) {
 	unlock, err = lifecycle.Lock(o.DataDir, lockFile)
-	if err != nil || (!o.fresh && o.restore == 0) {
-		return unlock, err
-	}
-	defer func() {
-		if err != nil {
-			unlock()
-		}
-	}()
-	if o.restore != 0 {
-		record, err := controller.ReadSnapshot(o.DataDir, o.restore)
-		if err != nil {
-			return nil, &controller.UsageError{Err: fmt.Errorf("--restore %d: %w", o.restore, err)}
-		}
-		plan, err := controller.RestorePlan(record)
-		if err != nil {
-			return nil, &controller.UsageError{Err: err}
-		}
-		o.Restore = &plan
-	}
-	aside, err := o.moveAside()
 	if err != nil {
 		return nil, err
+	}
+	for _, step := range []func() error{o.checkFiles, o.checkPorts, o.readRestore} {
+		if err := step(); err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	if !o.fresh && o.restore == 0 {
+		return unlock, nil
+	}
+	aside, err := o.moveAside()
+	if err != nil || aside == "" {
+		return unlock, err
 	}
 	out.Say("the bank that was in %s is kept in %s", o.DataDir, aside)
 	unlock()
 	return lifecycle.Lock(o.DataDir, lockFile)
 }
 
-// moveAside renames the data directory, once every branch's lock is held: nobody uses it.
+// readRestore makes the plan of --restore.
+func (o *options) readRestore() error {
+	if o.restore == 0 {
+		return nil
+	}
+	record, err := controller.ReadSnapshot(o.DataDir, o.restore)
+	if err != nil {
+		return &controller.UsageError{Err: fmt.Errorf("--restore %d: %w", o.restore, err)}
+	}
+	plan, err := controller.RestorePlan(record)
+	if err != nil {
+		return &controller.UsageError{Err: err}
+	}
+	o.Restore = &plan
+	return nil
+}
+
+// moveAside renames the data directory, once every branch's lock is held: nobody uses it. The locks do not
+// go along: they name this process, and what is aside would pass for a bank that runs. An empty directory
+// stays: "".
 func (o *options) moveAside() (string, error) {
+	if entries, err := os.ReadDir(o.DataDir); err != nil || len(entries) == 1 { // its lock
+		return "", err
+	}
+	locks := []string{lockFile}
 	for _, b := range o.Roster.Branches {
 		dir := filepath.Join(o.DataDir, b.Name)
 		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
@@ -61,6 +77,7 @@ func (o *options) moveAside() (string, error) {
 			return "", err
 		}
 		defer release()
+		locks = append(locks, filepath.Join(b.Name, lifecycle.LockFile))
 	}
 	for n := 1; ; n++ {
 		aside := o.DataDir + ".old-" + strconv.Itoa(n)
@@ -69,6 +86,9 @@ func (o *options) moveAside() (string, error) {
 		}
 		if err := os.Rename(o.DataDir, aside); err != nil {
 			return "", fmt.Errorf("moving the old bank aside: %w", err)
+		}
+		for _, lock := range locks {
+			_ = os.Remove(filepath.Join(aside, lock)) // a lock that stays misleads, no more
 		}
 		return aside, nil
 	}

@@ -147,7 +147,10 @@ $`)
 func TestLife(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
-	stdout, stderr := b.run(0, "--snapshots", "5")
+	if _, stderr := b.run(2, "--restore", "3"); !strings.Contains(stderr, "--restore 3: ") || strings.Contains(stderr, "panic") {
+		t.Errorf("restore of nothing:\n%s", stderr)
+	}
+	stdout, stderr := b.run(0, "--snapshots", "5", "--fresh")
 	if ids := strings.Join(b.ids(stdout), " "); ids != "1 2 3 4 5" || !strings.Contains(stderr, "opened a new bank: 4000 in 4 branches") ||
 		!regexp.MustCompile(`(?m)^transfers in this run: \d+ paid, \d+ received$`).MatchString(stderr) {
 		t.Errorf("first run: ids %s\n%s", ids, stderr)
@@ -174,9 +177,17 @@ func TestLife(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	r := b.start("--fresh") // commands find it, and not the ones that are aside
+	r.until("is kept in data/branches.txt-4000.old-3")
+	r.until("all links are up")
+	b.ask(0, "kill", "branch2")
+	b.ask(0, "down")
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
 }
 
-// TestPortInUse: nothing is started, and the message says whose port it is and what to do.
+// TestPortInUse: nothing is started or moved, and the message says whose port it is and what to do.
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
@@ -190,10 +201,17 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	_, stderr := b.run(2)
+	kept := filepath.Join(b.dir, "data", "branches.txt-4000", "branch1")
+	if err := os.MkdirAll(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr := b.run(2, "--fresh")
 	want := regexp.MustCompile(`port ` + port + ` is in use( by pid ` + strconv.Itoa(os.Getpid()) + ` \(.*\))?: stop it or edit branches\.txt line 2`)
 	if !want.MatchString(stderr) || strings.Contains(stderr, "opened a new bank") {
 		t.Errorf("a port in use:\n%s", stderr)
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Errorf("the bank was moved aside all the same: %v", err)
 	}
 }
 

@@ -178,12 +178,6 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	if err := o.certify(out); err != nil {
 		return err
 	}
-	if err := o.checkFiles(); err != nil {
-		return err
-	}
-	if err := o.checkPorts(); err != nil {
-		return err
-	}
 	snapshots := fmt.Sprintf("first snapshot after 1s, then every %s", o.SnapshotInterval)
 	if o.alone {
 		snapshots = "no controller here: another launcher of this roster has it"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,7 +22,7 @@ import (
 
 const showHelp = `Shows a recorded snapshot as text, with the cut drawn through it.
 
-  ./launcher show 10                     of the only bank under data/
+  ./launcher show 10                     of the bank under data/ that took a snapshot last
   ./launcher show 10 4000 branches.txt   of this bank
   ./launcher show 10 --svg > cut.svg     its space-time diagram as a picture
 
@@ -60,11 +61,9 @@ func runShow(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 		*dir = roster.DataDir(fs.Arg(2), total)
 	case *dir == "":
-		all, _ := filepath.Glob(filepath.Join("data", "*", controller.HistoryFile)) // the pattern is good
-		if len(all) != 1 {
-			return usage("%d banks have snapshots under data/: name one, as ./launcher show %d <total> <file>", len(all), id)
+		if *dir = lastBank(); *dir == "" {
+			return usage("no bank has snapshots under data/: name one, as ./launcher show %d <total> <file>", id)
 		}
-		*dir = filepath.Dir(all[0])
 	}
 	r, err := controller.ReadSnapshot(*dir, id)
 	if err != nil {
@@ -87,6 +86,18 @@ func runShow(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	_, err = io.WriteString(stdout, drawCut(&r)+drawEvents(names, events, id, left))
 	return err
+}
+
+// lastBank is the data directory under data/ whose snapshots were written last, "" when none were.
+func lastBank() (dir string) {
+	all, _ := filepath.Glob(filepath.Join("data", "*", controller.HistoryFile)) // the pattern is good
+	var last time.Time
+	for _, file := range all {
+		if info, err := os.Stat(file); err == nil && info.ModTime().After(last) {
+			dir, last = filepath.Dir(file), info.ModTime()
+		}
+	}
+	return dir
 }
 
 // drawCut draws the snapshot alone: when each branch recorded, and what was in transit.

@@ -108,3 +108,28 @@ func TestShowSVG(t *testing.T) {
 		}
 	}
 }
+
+// TestLastBank: of several banks the one that wrote last is shown.
+func TestLastBank(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if got := lastBank(); got != "" {
+		t.Errorf("%q, of none", got)
+	}
+	for i, name := range []string{"b", "c", "a"} {
+		file := filepath.Join("data", name, controller.HistoryFile)
+		at := time.Date(2026, 1, 1, 12, i%2, 0, 0, time.UTC)
+		err := os.MkdirAll(filepath.Dir(file), 0o700)
+		if err == nil {
+			err = os.WriteFile(file, nil, 0o600)
+		}
+		if err == nil {
+			err = os.Chtimes(file, at, at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := lastBank(); got != filepath.Join("data", "c") {
+		t.Errorf("%q", got)
+	}
+}

@@ -162,7 +162,8 @@ func (o *Output) waiting(w Waiting) {
 		return
 	}
 	if o.Terminal {
-		fmt.Fprintf(o.stderr, "\r\x1b[K%s%s", o.Mark, w.String())
+		// Cut off at the edge of the terminal: what is wrapped could not be erased.
+		fmt.Fprintf(o.stderr, "\r\x1b[K\x1b[?7l%s%s\x1b[?7h", o.Mark, w.String())
 		o.changing = true
 		return
 	}

@@ -37,7 +37,8 @@ const (
 	restartDelay        = 500 * time.Millisecond
 	drainWait           = 2 * time.Second
 	pollEvery           = 20 * time.Millisecond
-	maxPending          = 8 // snapshots in progress
+	stalled             = 3 * time.Second // this process stood still: branches may have given up connections meanwhile
+	maxPending          = 8               // snapshots in progress
 )
 
 // Config of a run.
@@ -83,6 +84,7 @@ type bank struct {
 
 	mu        sync.Mutex // what follows, and the order of events
 	judge     *judge.Judge
+	beat      time.Time // when this process was last seen to run
 	stopping  bool
 	processes []*process
 	pending   map[uint64]*pending
@@ -100,7 +102,6 @@ type pending struct {
 	asked   time.Time // when RetrieveSnapshot was sent
 	missing int
 	over    bool
-	done    chan struct{}
 }
 
 // Run runs the bank until ctx or its configured end, and reports. Errors are *WaitError, or of this
@@ -138,6 +139,7 @@ func (b *bank) run(ctx context.Context) (r judge.Report, judged bool, err error)
 	b.random = rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // whom to ask, not a secret
 	b.opened = make(chan struct{})
 	b.processes, b.started = make([]*process, len(b.names)), time.Now()
+	b.beat = b.started
 	for i, branch := range b.cfg.Roster.Branches {
 		b.clients = append(b.clients, &observe.Client{
 			Branch: i, Address: branch.Addr(), Framing: b.framing, Names: b.names, Observe: b.observe,
@@ -145,6 +147,13 @@ func (b *bank) run(ctx context.Context) (r judge.Report, judged bool, err error)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	b.wg.Go(func() {
+		for sleep(ctx, pollEvery) {
+			b.mu.Lock()
+			b.tick()
+			b.mu.Unlock()
+		}
+	})
 	if err = b.open(ctx); err == nil {
 		judged = b.connected(ctx)
 	}
@@ -181,11 +190,21 @@ func (b *bank) observe(e judge.Event) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.tick()
 	e.AtUS = time.Since(b.started).Microseconds()
 	b.judge.Step(e)
 	if e.Kind == judge.Answer {
 		b.answered(e)
 	}
+}
+
+// tick notices when this process stood still, and the proxies with it. It holds b.mu.
+func (b *bank) tick() {
+	now := time.Now()
+	if now.Sub(b.beat) > stalled {
+		b.judge.Step(judge.Event{Kind: judge.Paused, From: judge.Controller, To: judge.Controller})
+	}
+	b.beat = now
 }
 
 // open starts the processes, waits for their ports, and sends InitBranch to one after another.
@@ -248,12 +267,10 @@ func (b *bank) init(ctx context.Context, i int) error {
 		judge.Event{Kind: judge.Init, From: judge.Controller, To: i, Balance: m.GetBalance()})
 }
 
-// until waits for a condition, for at most so long.
+// until waits for a condition, for at most so long: in steps, so that the time counts in which this process runs.
 func (b *bank) until(ctx context.Context, wait time.Duration, there func() bool) {
-	for deadline := time.Now().Add(wait); !there() && time.Now().Before(deadline) && b.alive() > 0; {
-		if !sleep(ctx, pollEvery) {
-			return
-		}
+	for wait > 0 && !there() && b.alive() > 0 && sleep(ctx, pollEvery) {
+		wait -= pollEvery
 	}
 }
 

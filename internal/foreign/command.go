@@ -11,10 +11,16 @@ import (
 	"cutbank/internal/roster"
 )
 
+// maxBranches have 4,032 proxies, and twice as many descriptors.
+const maxBranches = 64
+
 // Commands gives each branch of the roster its command. A text is a command for all, or NAME=COMMAND
 // for one. In the words of a command {name}, {port}, {ip} and {interval} (in milliseconds) stand for
 // the branch's own.
 func Commands(r roster.Roster, texts []string, interval time.Duration) ([][]string, error) {
+	if n := len(r.Branches); n > maxBranches {
+		return nil, fmt.Errorf("%s has %d branches: --branch-cmd takes %d at most, since each pair has proxies of its own", r.File, n, maxBranches)
+	}
 	var all string
 	own := map[string]string{}
 	for _, text := range texts {

@@ -38,4 +38,12 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%q: %q, %v, want %q", test.texts, got, err, test.want)
 		}
 	}
+	r.Branches = make([]roster.Branch, maxBranches)
+	if _, err := Commands(r, []string{`./a {port}`}, 0); err != nil {
+		t.Errorf("%d branches: %v", maxBranches, err)
+	}
+	r.Branches = append(r.Branches, roster.Branch{})
+	if _, err := Commands(r, []string{`./a {port}`}, 0); err == nil || !strings.Contains(err.Error(), "takes 64 at most") {
+		t.Errorf("one more: %v", err)
+	}
 }

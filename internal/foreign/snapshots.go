@@ -45,7 +45,7 @@ func (b *bank) snapshots(ctx context.Context, stop context.CancelFunc) {
 
 // snapshot asks a random branch to start one, waits the fixed time, and asks all for their part.
 func (b *bank) snapshot(ctx context.Context, id uint64) {
-	s := &pending{missing: len(b.names), done: make(chan struct{})}
+	s := &pending{missing: len(b.names)}
 	b.mu.Lock()
 	var able []int
 	for i, p := range b.processes {
@@ -68,6 +68,7 @@ func (b *bank) snapshot(ctx context.Context, id uint64) {
 	}}, judge.Event{Kind: judge.Snapshot, From: judge.Controller, To: initiator, ID: id})
 	if err != nil {
 		b.cfg.Say("%s: InitSnapshot %d could not be sent: %v", b.names[initiator], id, err)
+		return // nobody can have answered
 	}
 	if !sleep(ctx, b.cfg.SnapshotWait) {
 		return
@@ -83,11 +84,13 @@ func (b *bank) snapshot(ctx context.Context, id uint64) {
 			b.cfg.Say("%s: RetrieveSnapshot %d could not be sent: %v", b.names[i], id, err)
 		}
 	}
-	select {
-	case <-s.done:
-	case <-ctx.Done():
+	b.until(ctx, answerWait, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return s.missing == 0
+	})
+	if ctx.Err() != nil {
 		return
-	case <-time.After(answerWait):
 	}
 	b.over(s)
 }
@@ -100,7 +103,7 @@ func (b *bank) over(s *pending) {
 	result.Parts = append([]*bankpb.ReturnSnapshot_LocalSnapshot(nil), s.Parts...)
 	b.mu.Unlock()
 	for i, p := range result.Parts {
-		if p == nil {
+		if p == nil && b.process(i).running() {
 			b.observe(judge.Event{Kind: judge.Missing, From: i, To: judge.Controller, ID: s.ID, Text: answerWait.String()})
 		}
 	}
@@ -117,9 +120,7 @@ func (b *bank) answered(e judge.Event) {
 		go b.cfg.Say("%s answered snapshot %d late: %s after RetrieveSnapshot", b.names[e.From], e.ID, time.Since(s.asked).Round(time.Millisecond))
 	}
 	s.Parts[e.From] = &bankpb.ReturnSnapshot_LocalSnapshot{SnapshotId: e.ID, Balance: e.Balance, ChannelState: e.States}
-	if s.missing--; s.missing == 0 && !s.over {
-		close(s.done)
-	}
+	s.missing--
 }
 
 // chaos kills or pauses a random branch now and then. Without Restart it only pauses.

@@ -12,6 +12,8 @@ type snapshot struct {
 	initiator  int
 	begun      int64 // number of the event
 	marks      [][]*mark
+	asked      int64 // number of the event, and when: the first RetrieveSnapshot
+	askedUS    int64
 	passed     int // markers
 	answers    []*Event
 	answered   int
@@ -22,7 +24,7 @@ type snapshot struct {
 // mark is a marker on its channel.
 type mark struct {
 	sent, passed int64
-	at           int64
+	at, passedUS int64
 	sum          uint64 // money ahead of it since the bank was opened
 	tail         []item // transfers ahead of it, the last ones; known once it has passed
 	all          bool   // tail is all there was
@@ -69,6 +71,9 @@ func (j *Judge) marker(e Event, c *channel) {
 		return
 	}
 	s.marks[e.From][e.To] = &mark{sent: j.now, at: e.AtUS, sum: c.sum}
+	if !j.faulty() {
+		c.marked = max(c.marked, s.begun)
+	}
 }
 
 // arrived: a marker is about to be received, behind these items.
@@ -77,7 +82,7 @@ func (j *Judge) arrived(s *snapshot, e Event, c *channel, ahead []item) {
 	if m == nil || m.passed != 0 {
 		return
 	}
-	m.passed = j.now
+	m.passed, m.passedUS = j.now, e.AtUS
 	if c.many || c.lost {
 		s.late = true // what is ahead of it is not known
 	}
@@ -102,6 +107,7 @@ func (j *Judge) answer(e Event) {
 	}
 	j.kept(IDs)
 	j.branches[e.From].paused = false
+	j.owed = slices.DeleteFunc(j.owed, func(o owed) bool { return o.snapshot == e.ID && o.branch == e.From })
 	if s == nil || s.answers[e.From] != nil {
 		return
 	}
@@ -111,7 +117,7 @@ func (j *Judge) answer(e Event) {
 	}
 	s.answers[e.From] = &e
 	s.answered++
-	if n := len(e.States); n != len(j.names)-1 {
+	if n := len(e.States); n != len(j.names)-1 && (n > 0 || j.faultAt == "") { // who was started anew may know nothing of it
 		why := "zeros have to be there too"
 		if n == len(j.names) {
 			why = "the branch itself is left out"
@@ -119,9 +125,6 @@ func (j *Judge) answer(e Event) {
 		j.broken(Order, e, fmt.Sprintf("ReturnSnapshot %d: %d channel states %v of %d channels: %s", e.ID, n, e.States, len(j.names)-1, why))
 	}
 	s.answeredAt[e.From] = j.now
-	if b := &j.branches[e.From]; j.faultAt == "" {
-		b.newest = max(b.newest, s.begun)
-	}
 	if s.answered == len(j.names) {
 		j.sum(s, e)
 	}
@@ -184,7 +187,7 @@ func (j *Judge) cut(s *snapshot, self int) {
 					j.kept(ChannelState)
 				}
 			}
-			if slices.ContainsFunc(a.States, func(money uint64) bool { return money > 0 }) {
+			if j.ordered(s, self, recorded) {
 				j.kept(Order)
 			}
 			j.first(s, self, recorded)
@@ -203,6 +206,15 @@ func (j *Judge) cut(s *snapshot, self int) {
 		}
 	}
 	j.books(s, self)
+}
+
+// ordered tells whether the states show their order: some are not zero, and backwards they would not fit.
+func (j *Judge) ordered(s *snapshot, self int, recorded int64) bool {
+	states := s.answers[self].States
+	backwards := func(i int) uint64 { return states[len(states)-1-other(self, i)] }
+	return slices.Max(states) > 0 && (len(states) == 1 || slices.ContainsFunc(j.others(self), func(i int) bool {
+		return !s.fits(i, self, backwards(i), recorded)
+	}))
 }
 
 // fits tells whether money can be the state of a channel: that of the last transfers ahead of the

@@ -31,10 +31,10 @@ const (
 	Snapshot             // InitSnapshot ID is about to be sent to To
 	Retrieve             // RetrieveSnapshot ID is about to be sent to To
 	Answer               // From's ReturnSnapshot: ID, Balance, States
-	Missing              // From did not answer snapshot ID; Text says how long
+	Missing              // From has not answered snapshot ID yet; Text says for how long
 	Exited               // the process of From ended by itself; Text says how
 	Killed               // the process of From was killed for the test
-	Paused               // the process of From was paused for the test, and goes on by itself
+	Paused               // the process of From was paused for the test, and goes on by itself; of the controller: the proxies stood still
 	Stopping             // the branches are about to be stopped
 )
 
@@ -80,6 +80,7 @@ type Judge struct {
 	highest   uint64
 	mismatch  []mismatch
 	notEmpty  []mismatch // first channels with money
+	owed      []owed     // answers
 	reordered bool       // channel states were seen in another order
 	tail      int        // items kept per channel
 	faultAt   string
@@ -93,15 +94,15 @@ type branch struct {
 	initAt  int64 // number of the event; 0: not yet
 	initial uint64
 	in, out uint64 // money passed to it, money sent by it
-	newest  int64  // when the newest snapshot began that it answered: number of the event
 	paused  bool
 	seen    [numRules]bool // it was seen to keep this rule: of those that each branch has to show
 }
 
 type channel struct {
-	conn   int  // the first that carried an item
-	many   bool // more than one connection carried items
-	lost   bool // items that were not handed on yet had to be dropped
+	conn   int   // the first that carried an item
+	many   bool  // more than one connection carried items
+	lost   bool  // items that were not handed on yet had to be dropped
+	marked int64 // when the newest snapshot began whose marker was here: number of the event
 	sum    uint64
 	items  []item
 	passed int // so many of items, from the first on, have passed
@@ -157,21 +158,23 @@ func (j *Judge) Step(e Event) {
 		j.keptBy(e.From, Framing)
 		j.answer(e)
 	case Missing:
-		if !j.faulty() && !j.branches[e.From].paused {
-			j.broken(Answers, e, "no answer to RetrieveSnapshot "+number(e.ID)+" within "+e.Text)
-		}
+		j.missing(e)
 	case Exited:
-		e.To = e.From
-		j.broken(Runs, e, "the process ended: "+e.Text)
-		j.fault(e, "ended")
+		j.exited(e)
 	case Killed:
 		j.fault(e, "was killed")
 	case Paused:
-		j.branches[e.From].paused, j.pauses = true, true
-		j.note(at(e.AtUS) + ": " + j.names[e.From] + " is paused: answers that it owes are not judged")
+		j.pauses = true
+		if e.From >= 0 {
+			j.branches[e.From].paused = true
+			j.note(at(e.AtUS) + ": " + j.names[e.From] + " is paused: answers that it owes are not judged")
+		}
+	case Retrieve:
+		if s := j.snapshots[e.ID]; s != nil && s.asked == 0 {
+			s.asked, s.askedUS = j.now, e.AtUS
+		}
 	case Stopping:
 		j.stopping = true
-	case Retrieve:
 	}
 }
 
@@ -189,6 +192,17 @@ func (j *Judge) fault(e Event, what string) {
 		j.note("judged until " + j.faultAt + ": a branch of the assignment keeps its books in memory; " +
 			"after that only framing, amounts, ids and the form of answers")
 	}
+}
+
+// exited: who ends after another's end may only have missed that one.
+func (j *Judge) exited(e Event) {
+	e.To = e.From
+	if j.faulty() {
+		j.note(at(e.AtUS) + ": " + j.names[e.From] + " ended too: " + e.Text)
+		return
+	}
+	j.broken(Runs, e, "the process ended: "+e.Text)
+	j.fault(e, "ended")
 }
 
 func (j *Judge) faulty() bool { return j.faultAt != "" || j.stopping }
@@ -237,7 +251,11 @@ func (j *Judge) connection(e Event) {
 	case c.conn != e.Conn:
 		c.many = true
 	}
-	if slices.Index(p.conns, e.Conn) != 0 && !j.pauses {
+	switch {
+	case e.Conn == p.conns[0]:
+	case j.pauses: // it was given up meanwhile, and what was on it may be lost, or sent again
+		j.fault(e, "used another connection after a pause")
+	default:
 		j.broken(Connection, e, message(e)+" on another connection than the first of this pair")
 	}
 }
@@ -280,7 +298,8 @@ func (j *Judge) transfer(e Event, c *channel) {
 // handed notes that the next item of a connection is on its last stretch.
 func (j *Judge) handed(e Event) {
 	c := j.channel(e)
-	j.branches[e.To].in += e.Money
+	to := &j.branches[e.To]
+	to.in = add(to.in, e.Money)
 	k := c.passed
 	for k < len(c.items) && (c.items[k].conn != e.Conn || c.items[k].passed != 0) {
 		k++

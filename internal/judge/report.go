@@ -171,6 +171,7 @@ func (j *Judge) arrow(from, to int) string {
 func (j *Judge) Report() Report {
 	j.missingMarkers()
 	why := j.mismatches()
+	j.missingAnswers(why)
 	n := len(j.names)
 	if j.rules[Runs].broken == 0 && j.branches[0].initAt != 0 {
 		j.rules[Runs].checks = n
@@ -227,29 +228,6 @@ func (j *Judge) finding(rule Rule, why string) Finding {
 		out.Why = "nothing that shows it"
 	}
 	return out
-}
-
-// missingMarkers: who has answered a snapshot that began after its answer to this one, has recorded
-// this one first; its marker belongs ahead of the other one.
-func (j *Judge) missingMarkers() {
-	for _, id := range j.order {
-		s := j.snapshots[id]
-		if s == nil || s.late {
-			continue
-		}
-		for from, a := range s.answers {
-			if a == nil || j.branches[from].newest < s.answeredAt[from] {
-				continue
-			}
-			for _, to := range j.others(from) {
-				if s.marks[from][to] == nil && j.channels[from][to].conn != 0 && !j.channels[from][to].many {
-					e := *a
-					e.From, e.To = from, to
-					j.broken(Markers, e, fmt.Sprintf("no marker %d on this channel, though %s has answered that snapshot and a later one", id, j.names[from]))
-				}
-			}
-		}
-	}
 }
 
 // enoughToTell mismatches that late markers all explain are no accident.

@@ -107,10 +107,22 @@ func (c *Client) Send(ctx context.Context, m *bankpb.BranchMessage, before judge
 		return err
 	}
 	c.Observe(before)
+	if c.write(b) == nil {
+		return nil
+	}
+	_ = c.nc.Close() // the branch had closed it just now, and has not read this
+	<-c.ended
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	return c.write(b)
+}
+
+func (c *Client) write(b []byte) error {
 	if err := c.nc.SetWriteDeadline(time.Now().Add(link.WriteTimeout)); err != nil {
 		return err
 	}
-	_, err = c.nc.Write(b)
+	_, err := c.nc.Write(b)
 	return err
 }
 

@@ -1,11 +1,11 @@
 package observe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -46,6 +46,7 @@ type framer struct {
 	names  []string // a frame that is one of these is an introduction
 	buf    []byte
 	frames int
+	begun  bool // a frame that is no introduction was there
 	bad    bool
 }
 
@@ -69,7 +70,7 @@ func (f *framer) feed(chunk []byte) (messages []Message, bad string) {
 		if n == 0 {
 			break
 		}
-		if n < 0 || length > maxFrame || length == 0 {
+		if n < 0 || length > maxFrame || length == 0 && !f.begun { // an empty message first is a length of 4 bytes
 			return messages, f.fail(at)
 		}
 		end := n + int(length)
@@ -81,6 +82,7 @@ func (f *framer) feed(chunk []byte) (messages []Message, bad string) {
 			return messages, f.fail(at)
 		}
 		messages = append(messages, m)
+		f.begun = true
 		f.frames++
 		at += end
 	}
@@ -106,15 +108,17 @@ func (f *framer) fail(at int) string {
 	return text
 }
 
-// introduction is the length of a name in front of the first frame: as a line, ended by a zero, or
+// introduction is the length of a name in front of the first frame: as a line, ended by a zero or a blank, or
 // behind its length. The assignment leaves open how a dialler says who it is.
 func (f *framer) introduction(b []byte) int {
 	if f.frames > 0 {
 		return 0
 	}
 	for _, name := range f.names {
-		if rest, ok := strings.CutPrefix(string(b[:min(len(b), len(name)+2)]), name); ok && rest != "" && strings.ContainsAny(rest[:1], "\n\x00 ") {
-			return len(name) + 1
+		for _, end := range []string{"\n", "\r\n", "\x00", " "} {
+			if bytes.HasPrefix(b, []byte(name+end)) {
+				return len(name + end)
+			}
 		}
 		if len(b) > len(name) && int(b[0]) == len(name) && string(b[1:len(name)+1]) == name {
 			return len(name) + 1
@@ -135,10 +139,11 @@ func parse(b []byte) (m Message, ok bool) {
 		if size < 0 {
 			return m, false
 		}
-		if typ == protowire.BytesType {
+		switch own := num >= protowire.Number(firstOwn); {
+		case typ == protowire.BytesType && (!own || m.Kind == 0): // its own field beside one of the assignment's is ignored
 			body, _ = protowire.ConsumeBytes(b[n:])
 			m.Kind = Kind(num)
-		} else if num < protowire.Number(firstOwn) {
+		case typ != protowire.BytesType && !own:
 			return m, false // the fields of BranchMessage are messages
 		}
 		b = b[n+size:]

@@ -26,9 +26,8 @@ import (
 
 // Bounds of the proxies.
 const (
-	maxConnections = 4096 // through all proxies at once; one more is closed
-	maxQueued      = 1024 // chunks that wait for their time, per direction
-	dialTimeout    = 5 * time.Second
+	maxConnections = 4096            // through all proxies at once; one more is closed
+	maxQueued      = 1024            // chunks that wait for their time, per direction
 	halfOpen       = 5 * time.Second // how long one direction may outlive the other
 )
 
@@ -160,19 +159,18 @@ func (m *Mesh) serve(dialler net.Conn, from, to int) {
 	wg.Wait()
 }
 
-// dial comes from the dialler's own address where that is possible: some tell their peers apart by it.
+// dial comes from the dialler's own address where that is possible: some tell their peers apart by it. The system
+// says when it has taken too long, as without a proxy.
 func (m *Mesh) dial(from, to int) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, dialTimeout)
-	defer cancel()
 	host, _, _ := net.SplitHostPort(m.cfg.Addresses[from])
 	if ip := net.ParseIP(host); ip != nil {
 		own := net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}
-		if nc, err := own.DialContext(ctx, "tcp", m.cfg.Addresses[to]); err == nil {
+		if nc, err := own.DialContext(m.ctx, "tcp", m.cfg.Addresses[to]); err == nil {
 			return nc, nil
 		}
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", m.cfg.Addresses[to])
+	return d.DialContext(m.ctx, "tcp", m.cfg.Addresses[to])
 }
 
 // chunk is what was read at once.

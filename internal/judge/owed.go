@@ -1,0 +1,89 @@
+package judge
+
+import "fmt"
+
+// owed is an answer that has not come within the time. It may still.
+type owed struct {
+	snapshot uint64
+	branch   int
+	e        Event // of who is to blame; From is Controller when it can't be told
+	text     string
+}
+
+// missing: a branch has not answered yet.
+func (j *Judge) missing(e Event) {
+	s := j.snapshots[e.ID]
+	if j.faulty() || s == nil || len(j.owed) >= maxMismatch {
+		return
+	}
+	o := owed{snapshot: e.ID, branch: e.From, e: e, text: "no answer to RetrieveSnapshot " + number(e.ID) + " within " + e.Text}
+	o.e.From = j.debtor(s, e)
+	switch {
+	case o.e.From < 0 || j.branches[o.e.From].paused || j.branches[e.From].paused:
+		o.e.From = Controller
+	case o.e.From != e.From:
+		o.text += ": " + j.names[o.e.From] + " has sent it no marker, though it was asked for the snapshot or was handed one"
+		o.e.To = e.From
+	}
+	j.owed = append(j.owed, o)
+}
+
+// debtor is who keeps a branch from answering: itself when all markers were handed to it, or one that has sent
+// it none though it had to; both in the first half of the wait, so that there was time. Else nobody can be blamed.
+func (j *Judge) debtor(s *snapshot, e Event) int {
+	who, half := e.From, (s.askedUS+e.AtUS)/2
+	caused := func(i int) bool {
+		for _, row := range s.marks {
+			if m := row[i]; m != nil && m.passed != 0 && m.passedUS < half {
+				return true
+			}
+		}
+		return i == s.initiator
+	}
+	for _, i := range j.others(e.From) {
+		m, c := s.marks[i][e.From], &j.channels[i][e.From]
+		stuck := c.passed < len(c.items) && c.items[c.passed].sent < s.asked // the branch does not read
+		switch {
+		case m != nil && m.passed != 0 && m.passedUS < half:
+		case m == nil && !stuck && caused(i):
+			return i
+		default:
+			who = Controller
+		}
+	}
+	return who
+}
+
+// missingAnswers are those that have not come to the end.
+func (j *Judge) missingAnswers(why map[Rule]string) {
+	for _, o := range j.owed {
+		if o.e.From < 0 {
+			why[Answers] = o.text + " by " + j.names[o.branch] + ", which a pause or another branch may have caused"
+			continue
+		}
+		j.broken(Answers, o.e, o.text)
+	}
+}
+
+// missingMarkers: who sent the marker of a snapshot that began after its answer to this one has recorded this one
+// first; that marker belongs ahead of the other one.
+func (j *Judge) missingMarkers() {
+	for _, id := range j.order {
+		s := j.snapshots[id]
+		if s == nil || s.late {
+			continue
+		}
+		for from, a := range s.answers {
+			if a == nil {
+				continue
+			}
+			for _, to := range j.others(from) {
+				if c := &j.channels[from][to]; s.marks[from][to] == nil && c.marked > s.answeredAt[from] && !c.many {
+					e := *a
+					e.From, e.To = from, to
+					j.broken(Markers, e, fmt.Sprintf("no marker %d on this channel, though %s has answered that snapshot and has sent the marker of a later one", id, j.names[from]))
+				}
+			}
+		}
+	}
+}

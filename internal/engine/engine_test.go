@@ -20,6 +20,7 @@ type world struct {
 	nodes []*engine.Engine[*port]
 	ports map[[2]int]*port // from, to
 	errs  []error          // of deliveries
+	hangs map[int]bool     // whose batches do not become durable
 }
 
 // port is one end of a connection.
@@ -45,10 +46,13 @@ func newWorld(tb testing.TB, names ...string) *world {
 	return w
 }
 
+// share is what each branch has at the beginning.
+const share = 1_000_000
+
 // open makes branch i part of the bank as a plain client does: the id is that of the roster.
 func (w *world) open(i int) {
 	w.t.Helper()
-	init := &bankpb.InitBranch{Balance: 100_000}
+	init := &bankpb.InitBranch{Balance: share}
 	for k, name := range w.names {
 		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(9001 + k)}) //nolint:gosec // small
 	}
@@ -76,8 +80,8 @@ func (w *world) settle() {
 	w.t.Helper()
 	for moved := true; moved; {
 		moved = false
-		for _, e := range w.nodes {
-			for !e.Filling.Empty() {
+		for i, e := range w.nodes {
+			for !e.Filling.Empty() && !w.hangs[i] {
 				moved = true
 				e.Release(e.Seal())
 			}

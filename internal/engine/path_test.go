@@ -114,7 +114,7 @@ func TestLoneTransfer(t *testing.T) {
 	if p.commits != [2]int{1, 1} {
 		t.Errorf("commits %v, want one at either end", p.commits)
 	}
-	for i, want := range []uint64{99_999, 100_001} {
+	for i, want := range []uint64{share - 1, share + 1} {
 		if got := p.w.nodes[i].Ledger.Balance(); got != want {
 			t.Errorf("balance %d is %d, want %d", i, got, want)
 		}

@@ -81,7 +81,7 @@ func TestBrokenProtocol(t *testing.T) {
 		if len(w.errs) != 1 || !strings.Contains(w.errs[0].Error(), "b does not keep to the protocol") || !strings.Contains(w.errs[0].Error(), want) {
 			t.Errorf("%s: %v", want, w.errs)
 		}
-		if p := w.ports[[2]int{0, 1}]; !errors.Is(p.closed, w.errs[0]) || w.nodes[0].Ledger.Balance() != 100_000 {
+		if p := w.ports[[2]int{0, 1}]; !errors.Is(p.closed, w.errs[0]) || w.nodes[0].Ledger.Balance() != share {
 			t.Errorf("%s: closed by %v, the balance is %d", want, p.closed, w.nodes[0].Ledger.Balance())
 		}
 	}

@@ -67,19 +67,15 @@ type ChannelRecord struct {
 // part is what one branch answered; nil when it has not.
 type part = bankpb.ReturnSnapshot_LocalSnapshot
 
-// newRecord makes the record of a snapshot from the parts that came in. What the audit found is in
-// it; the caller adds who started it and when.
-func newRecord(id uint64, total uint64, names []string, parts []*part) Record {
-	return recordOf(id, total, names, parts, Audit)
-}
-
 // NewPlainRecord is the record of a snapshot of branches that know the assignment's messages alone:
 // consistent when each part has its shape and the sum is right. Nil is a branch that has not answered.
 func NewPlainRecord(id, total uint64, names []string, parts []*bankpb.ReturnSnapshot_LocalSnapshot) Record {
-	return recordOf(id, total, names, parts, auditPlain)
+	return newRecord(id, total, names, parts, auditPlain)
 }
 
-func recordOf(id, total uint64, names []string, parts []*part, audit func(id, total uint64, names []string, parts []*part) []Difference) Record {
+// newRecord makes the record of a snapshot from the parts that came in. What the audit found is in
+// it; the caller adds who started it and when.
+func newRecord(id, total uint64, names []string, parts []*part, audit func(id, total uint64, names []string, parts []*part) []Difference) Record {
 	r := Record{Schema: RecordSchema, SnapshotID: id, Status: Consistent, Total: total, Restarts: map[string]int{}}
 	for i, p := range parts {
 		if p == nil {

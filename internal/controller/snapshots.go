@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	maxPending     = 8    // snapshots of this controller in progress
-	keptDurations  = 4096 // for the median
-	noneInProgress = time.Duration(0)
+	maxPending    = 8    // snapshots of this controller in progress
+	keptDurations = 4096 // for the median
 )
 
 // ErrIncomplete is a snapshot on demand that was not complete in time; its record says who is
@@ -37,10 +36,10 @@ type pending struct {
 	done      chan<- Record // of TakeSnapshot; nil otherwise
 }
 
-// schedule starts a snapshot when one is due and says how long to sleep until the next.
+// schedule starts a snapshot when one is due and says how long to sleep until the next; 0: until something happens.
 func (c *Controller) schedule(now time.Time) time.Duration {
 	if c.phase != running || c.draining || c.cfg.SnapshotInterval < 0 || c.err != nil {
-		return noneInProgress
+		return 0
 	}
 	if n := c.cfg.Snapshots; n > 0 {
 		if c.tally.complete() >= n {
@@ -48,14 +47,14 @@ func (c *Controller) schedule(now time.Time) time.Duration {
 			return tickEvery
 		}
 		if c.tally.complete()+len(c.pending) >= n {
-			return noneInProgress
+			return 0
 		}
 	}
 	if wait := c.next.Sub(now); wait > 0 {
 		return wait
 	}
 	if c.startSnapshot(nil) == nil {
-		return noneInProgress // tried again when one is complete or a branch is back
+		return 0 // tried again when one is complete or a branch is back
 	}
 	if c.next = c.next.Add(c.cfg.SnapshotInterval); c.next.Before(now) {
 		c.next = now.Add(c.cfg.SnapshotInterval) // those that could not be started are not made up for
@@ -65,12 +64,7 @@ func (c *Controller) schedule(now time.Time) time.Duration {
 
 // startSnapshot asks a random branch; nil when none can be asked or too many are in progress.
 func (c *Controller) startSnapshot(done chan<- Record) *pending {
-	var able []*peer
-	for _, p := range c.peers {
-		if p.proved {
-			able = append(able, p)
-		}
-	}
+	able := slices.DeleteFunc(slices.Clone(c.peers), func(p *peer) bool { return !p.proved })
 	if len(able) == 0 || len(c.pending) >= maxPending {
 		return nil
 	}
@@ -120,29 +114,42 @@ func (c *Controller) onPart(p *peer, answer *part) {
 		return // given up, or asked twice
 	}
 	s.parts[p.index] = answer
-	if s.missing--; s.missing > 0 {
-		return
+	if s.missing--; s.missing == 0 {
+		c.end(s, "")
 	}
-	took := time.Since(s.started)
-	r := c.record(s)
+}
+
+// end ends a snapshot that is complete, or that is given up for a reason.
+func (c *Controller) end(s *pending, reason string) {
 	delete(c.pending, s.id)
-	c.tally.add(r, took)
+	r := c.record(s)
+	c.tally.add(r, time.Since(s.started))
 	if err := c.history.append(r); err != nil {
 		c.fail(err)
 	}
-	c.emit(SnapshotComplete{r})
-	if s.done != nil {
-		s.done <- r
+	if r.Status == Incomplete {
+		c.emit(SnapshotIncomplete{r, reason})
+	} else {
+		c.emit(SnapshotComplete{r})
 	}
+	s.tell(r)
 	if r.Status == Inconsistent {
 		c.fail(&BooksError{r.SnapshotID, r.Differences})
+	}
+}
+
+// tell answers who waits for the snapshot, once.
+func (s *pending) tell(r Record) {
+	if s.done != nil {
+		s.done <- r
+		s.done = nil
 	}
 }
 
 // record is the snapshot as far as it has come.
 func (c *Controller) record(s *pending) Record {
 	took := time.Since(s.started)
-	r := newRecord(s.id, c.cfg.Total, c.names, s.parts)
+	r := newRecord(s.id, c.cfg.Total, c.names, s.parts, Audit)
 	r.BankID = idText(c.peers[0].fact.GetBankId())
 	r.Initiator = r.initiator(s.initiator.branch.Name)
 	r.StartedAt = stamp(s.started)
@@ -180,30 +187,15 @@ func (c *Controller) onSnapshotError(p *peer, id uint64, e *bankpb.Error) {
 			}
 			return
 		}
-		c.giveUp(s, p.branch.Name+": "+e.GetMessage())
-	case bankpb.Error_SNAPSHOT_GONE, bankpb.Error_UNKNOWN, bankpb.Error_NOT_OPEN, bankpb.Error_OTHER_BANK,
-		bankpb.Error_DENIED, bankpb.Error_REFUSED, bankpb.Error_BAD_REQUEST, bankpb.Error_VERSION:
-		c.giveUp(s, p.branch.Name+": "+e.GetMessage())
-	}
-}
-
-// giveUp ends a snapshot that is not complete.
-func (c *Controller) giveUp(s *pending, reason string) {
-	delete(c.pending, s.id)
-	r := c.record(s)
-	c.tally.add(r, 0)
-	if err := c.history.append(r); err != nil {
-		c.fail(err)
-	}
-	c.emit(SnapshotIncomplete{r, reason})
-	if s.done != nil {
-		s.done <- r
+		c.end(s, p.branch.Name+": "+e.GetMessage())
+	default:
+		c.end(s, p.branch.Name+": "+e.GetMessage())
 	}
 }
 
 func (c *Controller) giveUpAll(reason string) {
 	for _, id := range slices.Sorted(maps.Keys(c.pending)) {
-		c.giveUp(c.pending[id], reason)
+		c.end(c.pending[id], reason)
 	}
 }
 
@@ -212,40 +204,23 @@ func (c *Controller) giveUpAll(reason string) {
 // progress. Other errors: ErrBusy, ErrStopped. Safe for concurrent use.
 func (c *Controller) TakeSnapshot(ctx context.Context) (Record, error) {
 	done := make(chan Record, 1)
-	begun := make(chan *pending, 1)
 	c.post(func() {
-		if c.phase != running || c.draining {
-			begun <- nil
-			return
+		if c.phase != running || c.draining || c.startSnapshot(done) == nil {
+			close(done)
 		}
-		begun <- c.startSnapshot(done)
 	})
-	select {
-	case s := <-begun:
-		if s == nil {
-			return Record{}, ErrBusy
-		}
-		return c.await(ctx, s, done)
-	case <-c.ended:
-		return Record{}, ErrStopped
-	}
-}
-
-func (c *Controller) await(ctx context.Context, s *pending, done <-chan Record) (Record, error) {
-	now := make(chan Record, 1)
+	defer context.AfterFunc(ctx, func() {
+		c.post(func() {
+			for _, s := range c.pending {
+				if s.done == done {
+					s.tell(c.record(s))
+				}
+			}
+		})
+	})()
 	select {
 	case r, ok := <-done:
 		return outcome(r, ok)
-	case <-c.ended:
-		return Record{}, ErrStopped
-	case <-ctx.Done():
-		c.post(func() { now <- c.record(s) })
-	}
-	select {
-	case r, ok := <-done:
-		return outcome(r, ok)
-	case r := <-now:
-		return r, ErrIncomplete
 	case <-c.ended:
 		return Record{}, ErrStopped
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cutbank/internal/link"
@@ -126,11 +127,8 @@ func (c *Controller) plan(unopened []*peer) bool {
 		if !c.wasOpen {
 			return true
 		}
-		durable := false
-		for _, p := range unopened {
-			durable = durable || p.fact.GetDurable()
-		}
-		if durable || len(unopened) < len(c.peers) {
+		durable := func(p *peer) bool { return p.fact.GetDurable() }
+		if slices.ContainsFunc(unopened, durable) || len(unopened) < len(c.peers) {
 			c.fail(c.lost(unopened))
 			return false
 		}
@@ -267,8 +265,7 @@ func (c *Controller) onError(p *peer, e *bankpb.Error) {
 			c.refuse(p, fmt.Errorf("refuses this controller: %s: %s", e.GetMessage(), c.cfg.Remedy))
 			return
 		}
-	case bankpb.Error_UNKNOWN, bankpb.Error_NOT_OPEN, bankpb.Error_REFUSED, bankpb.Error_SNAPSHOT_EXISTS,
-		bankpb.Error_SNAPSHOT_LIMIT, bankpb.Error_SNAPSHOT_GONE:
+	default:
 	}
 	c.cfg.Logger.Warn("request refused", "branch", p.branch.Name, "code", e.GetCode(), "message", e.GetMessage())
 	if !p.proved {
@@ -313,12 +310,7 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 }
 
 func (c *Controller) allReady() bool {
-	for _, p := range c.peers {
-		if !p.proved || !p.status.GetReady() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.peers, func(p *peer) bool { return !p.proved || !p.status.GetReady() })
 }
 
 // opened is called when every branch has proved that it holds this bank.

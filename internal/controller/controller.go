@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -63,7 +64,7 @@ type Controller struct {
 	plain    bool // opened by a client of the assignment: no plan, no key
 	wasOpen  bool // the bank was opened before this run
 	settings Settings
-	history  *history
+	history  *os.File
 	rng      *rand.Rand
 	highest  uint64 // snapshot id in use anywhere
 	pending  map[uint64]*pending
@@ -148,14 +149,16 @@ func (c *Controller) checkBank(total uint64, names []string) error {
 // Run serves until ctx ends or the configured end is reached, which is nil. Errors are *UsageError,
 // *WaitError, *BooksError or a failure of this machine. Call it once.
 func (c *Controller) Run(ctx context.Context) (err error) {
-	defer close(c.ended)
+	var peers sync.WaitGroup
+	defer peers.Wait()
+	defer close(c.ended) // who is handing something over waits no longer
 	if c.history, err = openHistory(c.cfg.DataDir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.history.close()) }()
+	defer func() { err = errors.Join(err, c.history.Close()) }()
 
 	peerCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var peers sync.WaitGroup
+	defer stop()
 	c.start = time.Now()
 	c.ticked = c.start
 	for _, p := range c.peers {
@@ -163,28 +166,15 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 		peers.Go(func() { c.keepConnected(peerCtx, p) })
 	}
 	err = c.loop(ctx)
-	stop()
-	for quiet := waited(&peers); ; { // they may be handing over what nobody waits for any more
-		select {
-		case <-c.inbox:
-			continue
-		case <-quiet:
-		}
-		break
+	for _, id := range slices.Sorted(maps.Keys(c.pending)) {
+		c.end(c.pending[id], "the controller ended")
 	}
-	c.giveUpAll("the controller ended")
 	if c.phase == running {
 		s := c.tally.stopped()
 		s.Paid, s.Received = c.transfers()
 		c.emit(s)
 	}
 	return err
-}
-
-func waited(wg *sync.WaitGroup) <-chan struct{} {
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	return done
 }
 
 func (c *Controller) loop(ctx context.Context) error {

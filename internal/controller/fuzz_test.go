@@ -89,7 +89,7 @@ func FuzzAnswers(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.history = &history{null}
+		c.history = null
 		for i, p := range c.peers[1:] {
 			p.session = &session{conn: &deafConn{}, out: make(chan *bankpb.BranchMessage, maxQueued)}
 			p.fact, p.asked, p.proved, p.reason = &bankpb.Challenge{Open: true, Keyed: true, BankId: plan.id()}, true, true, ""

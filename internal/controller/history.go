@@ -16,58 +16,50 @@ import (
 // HistoryFile holds every snapshot of the bank, in the data directory, one Record per line.
 const HistoryFile = "snapshots.jsonl"
 
-// history appends records to snapshots.jsonl: one write per line, so that two controllers that
-// share the directory never mix theirs.
-type history struct {
-	f *os.File
-}
-
-func openHistory(dir string) (*history, error) {
+// openHistory opens the file for appending. A line that a crash cut off must not swallow the next one.
+func openHistory(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // of the data directory
 	if err != nil {
 		return nil, fmt.Errorf("open the history of snapshots: %w", err)
 	}
-	h := &history{f: f}
-	if err := h.endTornLine(); err != nil {
+	if err := endTornLine(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return h, nil
+	return f, nil
 }
 
-// endTornLine keeps a line that a crash cut off from swallowing the next one.
-func (h *history) endTornLine() error {
-	info, err := h.f.Stat()
+func endTornLine(f *os.File) error {
+	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
 		return err
 	}
 	last := make([]byte, 1)
-	if _, err := h.f.ReadAt(last, info.Size()-1); err != nil {
-		return fmt.Errorf("read the end of %s: %w", h.f.Name(), err)
+	if _, err := f.ReadAt(last, info.Size()-1); err != nil {
+		return fmt.Errorf("read the end of %s: %w", f.Name(), err)
 	}
 	if last[0] == '\n' {
 		return nil
 	}
-	if _, err := h.f.WriteString("\n"); err != nil {
-		return fmt.Errorf("end a torn line of %s: %w", h.f.Name(), err)
+	if _, err := f.WriteString("\n"); err != nil {
+		return fmt.Errorf("end a torn line of %s: %w", f.Name(), err)
 	}
 	return nil
 }
 
-func (h *history) append(r Record) error {
+// appendRecord writes a line at once, so that two controllers that share the directory never mix theirs.
+func appendRecord(f *os.File, r Record) error {
 	line, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write snapshot %d: %w", r.SnapshotID, err)
 	}
-	if _, err := h.f.Write(append(line, '\n')); err != nil {
+	if _, err := f.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("append snapshot %d: %w", r.SnapshotID, err)
 	}
 	return nil
 }
 
-func (h *history) close() error { return h.f.Close() }
-
 // eachLine calls f with every line of the history in order. No file is no line.
-func eachLine(dir string, f func(line []byte) error) error {
+func eachLine(dir string, f func(line []byte)) error {
 	file, err := os.OpenFile(filepath.Join(dir, HistoryFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // of the data directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -80,9 +72,7 @@ func eachLine(dir string, f func(line []byte) error) error {
 	for {
 		line, err := r.ReadBytes('\n')
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			if err := f(line); err != nil {
-				return err
-			}
+			f(line)
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -97,14 +87,13 @@ func eachLine(dir string, f func(line []byte) error) error {
 // is a torn write and counts as none.
 func highestSnapshot(dir string) (uint64, error) {
 	var highest uint64
-	err := eachLine(dir, func(line []byte) error {
+	err := eachLine(dir, func(line []byte) {
 		var r struct {
 			SnapshotID uint64 `json:"snapshot_id"`
 		}
 		if json.Unmarshal(line, &r) == nil {
 			highest = max(highest, r.SnapshotID)
 		}
-		return nil
 	})
 	return highest, err
 }
@@ -113,18 +102,14 @@ func highestSnapshot(dir string) (uint64, error) {
 // (incomplete first, or taken by two controllers), a complete one is returned, the last of them.
 func ReadSnapshot(dir string, id uint64) (Record, error) {
 	var found Record
-	err := eachLine(dir, func(line []byte) error {
+	err := eachLine(dir, func(line []byte) {
 		var r Record
-		if torn := json.Unmarshal(line, &r); torn != nil {
-			return nil //nolint:nilerr // a line that was not finished holds no snapshot
-		}
-		if r.SnapshotID != id {
-			return nil
+		if json.Unmarshal(line, &r) != nil || r.SnapshotID != id {
+			return
 		}
 		if found.Schema == "" || r.Status != Incomplete || found.Status == Incomplete {
 			found = r
 		}
-		return nil
 	})
 	if err != nil {
 		return Record{}, err

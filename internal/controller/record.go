@@ -129,7 +129,7 @@ func (r *Record) addChannel(names []string, src, dst int, sender, receiver *part
 // initiator is who recorded without a marker: the branch that was asked, unless another controller
 // started the same snapshot elsewhere.
 func (r *Record) initiator(asked string) string {
-	first := ""
+	initiator := asked
 	for _, b := range r.Branches {
 		if b.FirstMarkerFrom != "" {
 			continue
@@ -137,14 +137,11 @@ func (r *Record) initiator(asked string) string {
 		if b.Name == asked {
 			return asked
 		}
-		if first == "" {
-			first = b.Name
+		if initiator == asked {
+			initiator = b.Name
 		}
 	}
-	if first == "" {
-		return asked
-	}
-	return first
+	return initiator
 }
 
 // Block is the snapshot in the assignment's format, with the blank line that ends it. Only a

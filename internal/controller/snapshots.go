@@ -53,7 +53,7 @@ func (c *Controller) schedule(now time.Time) time.Duration {
 	if wait := c.next.Sub(now); wait > 0 {
 		return wait
 	}
-	if c.startSnapshot(nil) == nil {
+	if !c.startSnapshot(nil) {
 		return 0 // tried again when one is complete or a branch is back
 	}
 	if c.next = c.next.Add(c.cfg.SnapshotInterval); c.next.Before(now) {
@@ -62,11 +62,11 @@ func (c *Controller) schedule(now time.Time) time.Duration {
 	return max(time.Microsecond, c.next.Sub(now))
 }
 
-// startSnapshot asks a random branch; nil when none can be asked or too many are in progress.
-func (c *Controller) startSnapshot(done chan<- Record) *pending {
+// startSnapshot asks a random branch; false: none can be asked, or too many are in progress.
+func (c *Controller) startSnapshot(done chan<- Record) bool {
 	able := slices.DeleteFunc(slices.Clone(c.peers), func(p *peer) bool { return !p.proved })
 	if len(able) == 0 || len(c.pending) >= maxPending {
-		return nil
+		return false
 	}
 	c.highest++
 	s := &pending{
@@ -79,7 +79,7 @@ func (c *Controller) startSnapshot(done chan<- Record) *pending {
 		p.session.send(retrieveSnapshot(s.id))
 	}
 	c.emit(SnapshotStarted{s.id, s.initiator.branch.Name})
-	return s
+	return true
 }
 
 func initSnapshot(id uint64) *bankpb.BranchMessage {
@@ -124,7 +124,7 @@ func (c *Controller) end(s *pending, reason string) {
 	delete(c.pending, s.id)
 	r := c.record(s)
 	c.tally.add(r, time.Since(s.started))
-	if err := c.history.append(r); err != nil {
+	if err := appendRecord(c.history, r); err != nil {
 		c.fail(err)
 	}
 	if r.Status == Incomplete {
@@ -173,7 +173,7 @@ func (c *Controller) onSnapshotError(p *peer, id uint64, e *bankpb.Error) {
 		// Another controller has this id. Its snapshot is left to it; the next id is above all.
 		delete(c.pending, id)
 		c.emit(SnapshotRefused{id, p.branch.Name, "another controller has it"})
-		if s.done != nil && c.startSnapshot(s.done) == nil {
+		if s.done != nil && !c.startSnapshot(s.done) {
 			close(s.done)
 		} else if s.done == nil {
 			c.next = time.Now()
@@ -193,19 +193,13 @@ func (c *Controller) onSnapshotError(p *peer, id uint64, e *bankpb.Error) {
 	}
 }
 
-func (c *Controller) giveUpAll(reason string) {
-	for _, id := range slices.Sorted(maps.Keys(c.pending)) {
-		c.end(c.pending[id], reason)
-	}
-}
-
 // TakeSnapshot takes one now and returns when it is complete; its record may be inconsistent. When
 // ctx ends first, the error is ErrIncomplete with the record as it is; the snapshot stays in
 // progress. Other errors: ErrBusy, ErrStopped. Safe for concurrent use.
 func (c *Controller) TakeSnapshot(ctx context.Context) (Record, error) {
 	done := make(chan Record, 1)
 	c.post(func() {
-		if c.phase != running || c.draining || c.startSnapshot(done) == nil {
+		if c.phase != running || c.draining || !c.startSnapshot(done) {
 			close(done)
 		}
 	})

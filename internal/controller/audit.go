@@ -37,9 +37,7 @@ func Audit(id, total uint64, names []string, parts []*part) []Difference {
 	if len(found) > 0 {
 		return found // sums over parts that are not there mean nothing
 	}
-	if d, ok := auditSum(total, parts); !ok {
-		found = append(found, d)
-	}
+	found = auditSum(total, parts)
 	for dst := range parts {
 		for src := range parts {
 			if src == dst {
@@ -61,10 +59,7 @@ func auditPlain(_, total uint64, names []string, parts []*part) []Difference {
 			found = append(found, Difference{Branch: names[i], What: fmt.Sprintf("answered %d channel states for %d peers", n, len(names)-1)})
 		}
 	}
-	if d, ok := auditSum(total, parts); !ok {
-		found = append(found, d)
-	}
-	return found
+	return append(found, auditSum(total, parts)...)
 }
 
 func shape(id uint64, peers int, p *part) string {
@@ -93,7 +88,7 @@ func shape(id uint64, peers int, p *part) string {
 	return ""
 }
 
-func auditSum(total uint64, parts []*part) (Difference, bool) {
+func auditSum(total uint64, parts []*part) []Difference {
 	var inBranches, inTransit uint64
 	for _, p := range parts {
 		inBranches = add(inBranches, p.GetBalance())
@@ -102,10 +97,9 @@ func auditSum(total uint64, parts []*part) (Difference, bool) {
 		}
 	}
 	if add(inBranches, inTransit) == total {
-		return Difference{}, true
+		return nil
 	}
-	return Difference{What: fmt.Sprintf("%d in branches + %d in transit are not the total of %d",
-		inBranches, inTransit, total)}, false
+	return []Difference{{What: fmt.Sprintf("%d in branches + %d in transit are not the total of %d", inBranches, inTransit, total)}}
 }
 
 func auditChannel(parts []*part, src, dst int) []string {

@@ -51,8 +51,6 @@ type Config struct {
 const StandaloneRemedy = "name that bank's --data-dir, total and file, or stop the branches and start them with " +
 	"new data directories (--fresh belongs to ./launcher: a controller can't empty branches that are running)"
 
-var errNegative = errors.New("--wait, --duration and --snapshots can't be negative")
-
 // Validate fills in the defaults. Its errors are *UsageError.
 func (c *Config) Validate() error {
 	n := len(c.Roster.Branches)
@@ -63,11 +61,9 @@ func (c *Config) Validate() error {
 		return &UsageError{fmt.Errorf("total %d is not between %d and %d", c.Total, n, uint64(roster.MaxTotal))}
 	case c.DataDir == "":
 		return &UsageError{errors.New("no data directory is named")}
-	case c.Wait < 0 || c.FirstSnapshot < 0 || c.Duration < 0 || c.Snapshots < 0:
-		return &UsageError{errNegative}
 	}
-	if err := c.Settings.validate(); err != nil {
-		return &UsageError{err}
+	if err := c.checkFlags(); err != nil {
+		return err
 	}
 	if c.Wait == 0 {
 		c.Wait = DefaultWait
@@ -86,6 +82,17 @@ func (c *Config) Validate() error {
 	}
 	if c.OnEvent == nil {
 		c.OnEvent = func(Event) {}
+	}
+	return nil
+}
+
+// checkFlags is the part of Validate that is about the command line alone.
+func (c *Config) checkFlags() error {
+	if err := c.Settings.validate(); err != nil {
+		return &UsageError{err}
+	}
+	if c.Wait < 0 || c.FirstSnapshot < 0 || c.Duration < 0 || c.Snapshots < 0 {
+		return &UsageError{errors.New("--wait, --duration and --snapshots can't be negative")}
 	}
 	return nil
 }

@@ -63,7 +63,6 @@ type Controller struct {
 	aside    string
 	plain    bool // opened by a client of the assignment: no plan, no key
 	wasOpen  bool // the bank was opened before this run
-	settings Settings
 	history  *os.File
 	rng      *rand.Rand
 	highest  uint64 // snapshot id in use anywhere
@@ -99,7 +98,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c := &Controller{
 		cfg: cfg, inbox: make(chan func(), 64), ended: make(chan struct{}), names: cfg.Roster.Names(),
-		settings: cfg.Settings, rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{}, //nolint:gosec // as above
+		rng: rand.New(rand.NewPCG(seed, seed)), pending: map[uint64]*pending{}, //nolint:gosec // as above
 	}
 	for i, b := range cfg.Roster.Branches {
 		c.peers = append(c.peers, &peer{index: i, branch: b, reason: connecting})
@@ -363,7 +362,7 @@ func (c *Controller) SetSettings(s Settings) error {
 		return &UsageError{err}
 	}
 	c.post(func() {
-		c.settings.merge(s)
+		c.cfg.Settings.merge(s)
 		for _, p := range c.peers {
 			if p.proved {
 				p.ask(getStatus(s.proto()))

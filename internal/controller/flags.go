@@ -76,11 +76,8 @@ func (o *Options) Parse(fs *pflag.FlagSet) error {
 	if fs.Changed("amount") {
 		o.Settings.Amount = &o.amount
 	}
-	if err := o.Settings.validate(); err != nil {
-		return &UsageError{err}
-	}
-	if o.Wait < 0 || o.Duration < 0 || o.Snapshots < 0 {
-		return &UsageError{errNegative}
+	if err := o.checkFlags(); err != nil {
+		return err
 	}
 	if o.SnapshotInterval <= 0 {
 		return &UsageError{fmt.Errorf("--snapshot-interval %s is not above 0", o.SnapshotInterval)}

@@ -189,7 +189,7 @@ func (c *Controller) propose(p *peer) {
 
 // prove answers the challenge of a branch that is open.
 func (c *Controller) prove(p *peer) {
-	prove := &bankpb.Prove{Settings: c.settings.proto(), AllBranches: c.addresses()}
+	prove := &bankpb.Prove{Settings: c.cfg.Settings.proto(), AllBranches: c.addresses()}
 	known := c.knows(p.fact.GetBankId())
 	if p.fact.GetKeyed() {
 		if !known {
@@ -296,7 +296,7 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 		}
 		if !p.fact.GetOpen() { // it was opened by our plan, which carries no settings
 			p.fact.Open, p.fact.Keyed, p.fact.BankId = true, true, c.bank.id()
-			p.ask(getStatus(c.settings.proto()))
+			p.ask(getStatus(c.cfg.Settings.proto()))
 		}
 		p.proved, p.reason, p.since = true, "", time.Now()
 		c.emit(BranchUp{p.branch.Name, p.branch.Addr(), s.GetIncarnation()})

@@ -214,20 +214,15 @@ func (c *Controller) TakeSnapshot(ctx context.Context) (Record, error) {
 	})()
 	select {
 	case r, ok := <-done:
-		return outcome(r, ok)
+		switch {
+		case !ok:
+			return r, ErrBusy
+		case r.Status == Incomplete:
+			return r, ErrIncomplete
+		}
+		return r, nil
 	case <-c.ended:
 		return Record{}, ErrStopped
-	}
-}
-
-func outcome(r Record, ok bool) (Record, error) {
-	switch {
-	case !ok:
-		return r, ErrBusy
-	case r.Status == Incomplete:
-		return r, ErrIncomplete
-	default:
-		return r, nil
 	}
 }
 

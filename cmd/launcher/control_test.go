@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"path/filepath"
 	"sync"
@@ -65,5 +66,37 @@ func TestControlFull(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestControlRequest: a request has a length that is read, and a longer one is not answered.
+func TestControlRequest(t *testing.T) {
+	sockets, err := lifecycle.SocketDir(t.TempDir(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := serveControl(sockets, func(request) answer { return answer{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	ask := func(length int) bool {
+		nc, err := lifecycle.DialPeer(filepath.Join(sockets, controlSocket), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		text := []byte(`{"command":"status"}`)
+		_, _ = nc.Write(append(append(text, bytes.Repeat([]byte(" "), length-len(text)-1)...), '\n'))
+		n, _ := nc.Read(make([]byte, 1))
+		return n == 1
+	}
+	for end := time.Now().Add(time.Minute); !ask(maxRequest); { // of a slow machine the server tires
+		if time.Now().After(end) {
+			t.Fatal("the longest request is not answered")
+		}
+	}
+	if ask(maxRequest + 1) {
+		t.Error("a longer one is answered")
 	}
 }

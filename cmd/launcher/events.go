@@ -47,9 +47,9 @@ type events struct {
 // newEvents opens the record that is asked for. Nil: a bank too large to be followed.
 func newEvents(o *options, began time.Time) (*events, error) {
 	names := o.Roster.Names()
-	if len(names) > dashboard.MaxChannelBranches {
+	if len(names) > record.MaxBranches {
 		if o.record != "" {
-			return nil, &controller.UsageError{Err: fmt.Errorf("--record: %d branches, at most %d can be recorded", len(names), dashboard.MaxChannelBranches)}
+			return nil, &controller.UsageError{Err: fmt.Errorf("--record: %d branches, at most %d can be recorded", len(names), record.MaxBranches)}
 		}
 		return nil, nil //nolint:nilnil // there is none
 	}

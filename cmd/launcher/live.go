@@ -165,7 +165,7 @@ func (l *live) Hello() dashboard.Hello {
 // State puts together what supervisor and controller know.
 func (l *live) State() dashboard.State {
 	processes, branches := l.supervisor.Status(), l.controller.Status()
-	s := dashboard.State{AtMS: l.at(), Branches: make([]dashboard.Branch, len(branches)), Channels: []dashboard.Channel{}}
+	s := dashboard.State{AtMS: l.at(), Branches: make([]dashboard.Branch, len(branches))}
 	var transfers uint64
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,9 +189,7 @@ func (l *live) State() dashboard.State {
 			transfers += link.GetSentCount()
 		}
 	}
-	if len(branches) <= dashboard.MaxChannelBranches {
-		s.Channels = channels(branches)
-	}
+	s.Channels = channels(branches)
 	s.TransfersPerSec = l.perSecond(transfers)
 	return s
 }
@@ -209,6 +207,9 @@ func (l *live) perSecond(transfers uint64) float64 {
 
 // channels joins what the two ends of each channel told.
 func channels(branches []controller.BranchStatus) []dashboard.Channel {
+	if len(branches) > dashboard.MaxChannelBranches {
+		return []dashboard.Channel{}
+	}
 	list := make([]dashboard.Channel, 0, len(branches)*(len(branches)-1))
 	index := make(map[[2]string]int, cap(list))
 	for _, src := range branches {

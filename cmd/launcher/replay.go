@@ -114,12 +114,15 @@ func (r *replay) advance(pass func(*record.Event, *record.Taken)) {
 // publish tells the page of an event that has just happened.
 func (r *replay) publish(e *record.Event, taken *record.Taken) {
 	r.moves.add(e, time.UnixMicro(int64(r.h.Began())))
-	kind := map[string]string{record.Crash: "exited", record.Paused: "paused", record.Resumed: "resumed", record.Recovered: "ready"}[e.Kind]
+	kind := map[string]string{record.Crash: "exited", record.Paused: "paused", record.Resumed: "resumed", record.Recovered: "ready", record.Gap: "gap"}[e.Kind]
 	switch {
 	case kind != "":
 		text := e.Text
-		if e.Kind == record.Crash {
+		switch e.Kind {
+		case record.Crash:
 			text = fmt.Sprintf("%s ended: %s", e.Branch, e.Text)
+		case record.Gap:
+			text = fmt.Sprintf("%s: %s; what is in transit to and from it shows again from the next snapshot on", e.Branch, e.Text)
 		}
 		r.server.Publish("fault", dashboard.Fault{AtMS: r.ms(e.At), Branch: e.Branch, Kind: kind, Text: text})
 	case e.Kind == record.Recorded && r.books.Open[e.SnapshotID] != nil && r.books.Open[e.SnapshotID].Initiator == e.Branch:
@@ -178,14 +181,14 @@ func (r *replay) State() dashboard.State {
 	}
 	s.Channels = []dashboard.Channel{}
 	for i, src := range s.Branches {
-		if len(s.Branches) > dashboard.MaxChannelBranches {
-			break
-		}
 		for j, dst := range s.Branches {
 			if i == j {
 				continue
 			}
-			f := r.books.Flow(i, j)
+			f := *r.books.Flow(i, j)
+			if f.Gap { // Not known: nothing is shown.
+				f.ReceivedMoney, f.ReceivedCount, f.MarkersReceived = f.SentMoney, f.SentCount, f.MarkersSent
+			}
 			s.Channels = append(s.Channels, dashboard.Channel{
 				Src: src.Name, Dst: dst.Name, Up: src.State == "ready" && dst.State == "ready",
 				InTransit: f.SentMoney - min(f.SentMoney, f.ReceivedMoney),

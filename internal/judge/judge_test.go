@@ -337,3 +337,31 @@ func TestMutants(t *testing.T) {
 		})
 	}
 }
+
+// TestTail: so many items of a channel are kept, and so many transfers ahead of a marker; what is beyond can't show
+// that a state is wrong.
+func TestTail(t *testing.T) {
+	for n, lost := range map[int]bool{maxTail: false, maxTail + 1: true} {
+		j := New([]string{"a", "b"}, 2000)
+		for range n {
+			j.Step(Event{Kind: Sent, Conn: 1, From: 0, To: 1, Money: 10})
+		}
+		if got := j.channels[0][1].lost; got != lost {
+			t.Errorf("%d items that wait: lost %v", n, got)
+		}
+	}
+	for n, fits := range map[int]bool{maxShown: false, maxShown + 1: true} {
+		j := New([]string{"a", "b"}, 2000)
+		j.Step(Event{Kind: Snapshot, From: Controller, To: 0, ID: 1})
+		s := j.snapshots[1]
+		for range n {
+			j.Step(Event{Kind: Sent, Conn: 1, From: 0, To: 1, Money: 10})
+			j.Step(Event{Kind: Passed, Conn: 1, From: 0, To: 1, Money: 10})
+		}
+		j.Step(Event{Kind: Sent, Conn: 1, From: 0, To: 1, Marker: true, ID: 1})
+		j.Step(Event{Kind: Passed, Conn: 1, From: 0, To: 1, Marker: true, ID: 1})
+		if got := s.fits(0, 1, uint64(n)*10+1, 1); got != fits {
+			t.Errorf("%d transfers ahead: more than all of them fits: %v", n, got)
+		}
+	}
+}

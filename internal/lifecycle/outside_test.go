@@ -5,6 +5,8 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +45,65 @@ func TestProbes(t *testing.T) {
 	h.beat.Store(-far)
 	check("", no)
 	check(ServiceReady, no)
+}
+
+// counted is a listener that counts connections.
+type counted struct {
+	net.Listener
+	now, most atomic.Int32
+}
+
+type countedConn struct {
+	net.Conn
+	close func()
+}
+
+func (c *counted) Accept() (net.Conn, error) {
+	nc, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c.most.Store(max(c.most.Load(), c.now.Add(1)))
+	return countedConn{nc, sync.OnceFunc(func() { c.now.Add(-1) })}, nil
+}
+
+func (c countedConn) Close() error {
+	c.close()
+	return c.Conn.Close()
+}
+
+// TestProbers: so many are connected at once; those that come besides wait for their turn.
+func TestProbers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &counted{Listener: l}
+	serveProbes(t.Context(), c, NewHealth())
+	const besides = 4
+	answered, release := make(chan error), make(chan struct{})
+	for range maxProbers + besides {
+		go func() {
+			conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err == nil {
+				_, err = healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+			}
+			answered <- err
+			<-release
+			_ = conn.Close()
+		}()
+	}
+	for i := range maxProbers + besides {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+		if i == maxProbers-1 {
+			close(release)
+		}
+	}
+	if n := c.most.Load(); n != maxProbers {
+		t.Errorf("%d were connected at once", n)
+	}
 }
 
 // The test plays systemd's socket.

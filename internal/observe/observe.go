@@ -10,6 +10,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type Config struct {
 	Addresses []string // where the branches listen, host:port
 	Delay     link.Delay
 	Observe   func(judge.Event) // called from many goroutines; what it does happens before the bytes go on
+
+	connections int64 // of a test; 0: maxConnections
 }
 
 // Mesh is the proxies of a bank.
@@ -55,6 +58,7 @@ type Mesh struct {
 
 // New listens on a free port of 127.0.0.1 for each ordered pair.
 func New(cfg Config) (*Mesh, error) {
+	cfg.connections = cmp.Or(cfg.connections, maxConnections)
 	m := &Mesh{cfg: cfg, pairs: map[[2]int]bool{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	for from := range cfg.Names {
@@ -126,10 +130,10 @@ func (m *Mesh) accept(l net.Listener, from, to int) {
 			}
 			continue
 		}
-		if m.open.Add(1) > maxConnections {
+		if m.open.Add(1) > m.cfg.connections {
 			m.open.Add(-1)
 			_ = nc.Close()
-			m.cfg.Observe(judge.Event{Kind: judge.Note, Text: fmt.Sprintf("more than %d connections at once: the rest was closed", maxConnections)})
+			m.cfg.Observe(judge.Event{Kind: judge.Note, Text: fmt.Sprintf("more than %d connections at once: the rest was closed", m.cfg.connections)})
 			continue
 		}
 		m.wg.Go(func() {

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"strconv"
@@ -108,4 +109,60 @@ func TestMesh(t *testing.T) {
 			t.Errorf("%d pairs", m.Pairs())
 		}
 	}
+}
+
+// TestConnections: so many may be open at once; one more is closed, and noted.
+func TestConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	var seen record
+	const most = 3
+	m, err := New(Config{Names: []string{"a", "b"}, Addresses: []string{"", l.Addr().String()}, Observe: seen.observe, connections: most})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(0)
+	host, port := m.Address(0, 1)
+	for i := range most + 1 {
+		nc, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = nc.Close() }()
+		if i < most {
+			if _, err := l.Accept(); err != nil {
+				t.Fatal(err)
+			}
+		} else if n, err := nc.Read(make([]byte, 1)); err == nil || seen.index(judge.Note, 0, 0) < 0 {
+			t.Errorf("one more: %d, %v", n, err)
+		}
+	}
+}
+
+// TestQueue: so many chunks wait for their time, besides one at each end; then the sender waits.
+func TestQueue(t *testing.T) {
+	m := &Mesh{cfg: Config{Delay: link.Delay{Min: time.Hour, Max: time.Hour}, Observe: func(judge.Event) {}}}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	near, src := net.Pipe()
+	dst, far := net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() { m.pump(src, dst, judge.Event{}) })
+	for i := range maxQueued + 2 {
+		if _, err := near.Write([]byte{1}); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := near.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := near.Write([]byte{1}); err == nil {
+		t.Error("one more was taken")
+	}
+	_ = far.Close()
+	m.stop()
+	_ = near.Close()
+	wg.Wait()
 }

@@ -22,6 +22,7 @@ const (
 
 // Limits of a record: at full load it is full within seconds.
 const (
+	MaxBranches   = 64 // that are recorded: their events are of N(N−1) channels
 	MaxFileBytes  = 256 << 20
 	maxLine       = 1 << 20
 	MaxShiVizLogs = 10_000 // events; it draws a page of them
@@ -105,7 +106,7 @@ func ReadFile(path string, header func(Header) error, event func(*Event) error) 
 
 // readFile also says where the last whole line ends.
 func readFile(path string, header func(Header) error, event func(*Event) error) (end int64, err error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // a record
+	file, err := openRegular(path)
 	if err != nil {
 		return 0, fmt.Errorf("record: %w", err)
 	}
@@ -134,6 +135,29 @@ func readFile(path string, header func(Header) error, event func(*Event) error) 
 		}
 		end += int64(len(line))
 	}
+}
+
+// openRegular opens a record that may be one, and waits for no writer of a pipe.
+func openRegular(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // a record
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link: name the file that it leads to", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%s is no regular file", path)
+	case info.Size() > MaxFileBytes:
+		err = fmt.Errorf("%s has %d MiB: a record has %d at most", path, info.Size()>>20, MaxFileBytes>>20)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 func readHeader(line []byte, header func(Header) error) error {

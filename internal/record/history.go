@@ -29,8 +29,8 @@ func Load(path string) (*History, error) {
 	}
 	var books *Books
 	err := ReadFile(path, func(held Header) error {
-		if n := len(held.Branches); n < 2 || n > ledger.MaxBranches || held.Total == 0 {
-			return fmt.Errorf("names %d branches with a total of %d", n, held.Total)
+		if n := len(held.Branches); n < 2 || n > MaxBranches || held.Total == 0 {
+			return fmt.Errorf("names %d branches with a total of %d: a record is of 2 to %d branches with money", n, held.Total, MaxBranches)
 		}
 		h.Header, books = held, NewBooks(held.Branches)
 		for _, name := range held.Branches {
@@ -115,6 +115,8 @@ type Account struct {
 type Flow struct {
 	SentCount, SentMoney, ReceivedCount, ReceivedMoney uint64
 	MarkersSent, MarkersReceived                       uint64
+
+	Gap bool // events of an end are missing: until the next marker has come what is on its way is not known
 }
 
 // Books are what the events so far have made of a bank. Branches are named by their index.
@@ -154,6 +156,7 @@ type State struct {
 	Money, Count, Sent, Received uint64
 
 	closed bool // its marker has come
+	ahead  Flow // as it was when the marker was sent
 }
 
 // NewBooks are those of a bank of which nothing is known yet.
@@ -193,6 +196,9 @@ func (b *Books) Add(e *Event) *Taken {
 		a.Kind, a.Since = e.Kind, e.At
 	case Gap:
 		clear(b.Open) // what is missing may belong to any of them: no verdict
+		for j := range b.Accounts {
+			b.Flow(i, j).Gap, b.Flow(j, i).Gap = true, true
+		}
 	case Send, Receive, MarkerSent, MarkerReceived:
 		return b.item(e, i)
 	case Recorded:
@@ -232,6 +238,9 @@ func (b *Books) item(e *Event, i int) *Taken {
 		b.Flows[out].SentMoney += e.Money
 	case MarkerSent:
 		b.Flows[out].MarkersSent++
+		if t := b.Open[e.SnapshotID]; t != nil {
+			t.Channels[out].ahead = b.Flows[out]
+		}
 	case Receive:
 		b.Flows[in].ReceivedCount++
 		b.Flows[in].ReceivedMoney += e.Money
@@ -244,6 +253,10 @@ func (b *Books) item(e *Event, i int) *Taken {
 	case MarkerReceived:
 		b.Flows[in].MarkersReceived++
 		t := b.open(e)
+		if ahead := &t.Channels[in].ahead; ahead.MarkersSent > 0 { // all of it has come, also what a gap hides
+			f := &b.Flows[in]
+			f.ReceivedCount, f.ReceivedMoney, f.MarkersReceived, f.Gap = ahead.SentCount, ahead.SentMoney, ahead.MarkersSent, false
+		}
 		p := &t.Parts[i]
 		if p.Recorded == 0 && p.markers == 0 {
 			p.FirstFrom = e.Peer

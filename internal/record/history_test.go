@@ -1,10 +1,12 @@
 package record
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -23,6 +25,11 @@ func load(t *testing.T, text string) (*History, error) {
 		t.Fatal(err)
 	}
 	return Load(path)
+}
+
+// zeros makes a file that takes no room.
+func zeros(path string, size int64) error {
+	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size))
 }
 
 // TestLoadBad: what is wrong with a record, and in which line.
@@ -48,6 +55,31 @@ func TestLoadBad(t *testing.T) {
 	} {
 		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text[:min(len(text), 200)], err, want)
+		}
+	}
+	dir := t.TempDir()
+	for name, test := range map[string]struct {
+		make func(path string) error
+		want string
+	}{
+		"link":  {func(path string) error { return os.Symlink(EventsFile, path) }, "link is a symbolic link: name the file that it leads to"},
+		"pipe":  {func(path string) error { return syscall.Mkfifo(path, 0o600) }, "pipe is no regular file"},
+		"dir":   {func(path string) error { return os.Mkdir(path, 0o700) }, "dir is no regular file"},
+		"full":  {func(path string) error { return zeros(path, MaxFileBytes) }, "full:1: the line is longer"}, // it was read
+		"large": {func(path string) error { return zeros(path, MaxFileBytes+1) }, "large has 256 MiB: a record has 256 at most"},
+	} {
+		path := filepath.Join(dir, name)
+		if err := test.make(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %s", name, err, test.want)
+		}
+	}
+	for n, want := range map[int]string{MaxBranches: "has no events", MaxBranches + 1: ":1: names 65 branches with a total of 9: a record is of 2 to 64"} {
+		h := Header{Total: 9, Branches: make([]string, n)}
+		if _, err := load(t, string(h.line())); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d branches: %v, want %s", n, err, want)
 		}
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "--record makes one") {
@@ -102,7 +134,7 @@ func TestHistory(t *testing.T) {
 	if b := books.Accounts[1]; b.Starts != 2 || b.Restarts != 1 || b.LastExit != "killed" || b.Kind != Recovered || b.Balance != 1000 {
 		t.Errorf("%+v", b)
 	}
-	if f := *books.Flow(0, 1); f != (Flow{SentCount: 1, SentMoney: 7, ReceivedCount: 1, ReceivedMoney: 7, MarkersSent: 1, MarkersReceived: 2}) {
+	if f := *books.Flow(0, 1); f != (Flow{SentCount: 1, SentMoney: 7, ReceivedCount: 1, ReceivedMoney: 7, MarkersSent: 1, MarkersReceived: 1}) {
 		t.Errorf("%+v", f)
 	}
 }
@@ -127,4 +159,30 @@ func TestGapInASnapshot(t *testing.T) {
 	if cut(false) == nil {
 		t.Error("never complete without one")
 	}
+}
+
+// TestFlowAfterAGap: what is on its way is not known after a gap, and known again behind the next marker.
+func TestFlowAfterAGap(t *testing.T) {
+	b := NewBooks([]string{"a", "b", "c"})
+	check := func(gap bool, money uint64) {
+		t.Helper()
+		if f := b.Flow(0, 1); f.Gap != gap || !gap && f.SentMoney-f.ReceivedMoney != money {
+			t.Errorf("%+v, want a gap %v or %d on its way", f, gap, money)
+		}
+	}
+	pay := func(money, n uint64) { b.Add(&Event{Branch: "a", Kind: Send, Peer: "b", Money: money, N: n}) }
+	pay(5, 1)
+	check(false, 5)
+	b.Add(&Event{Branch: "b", Kind: Gap}) // it has received the 5
+	check(true, 0)
+	if b.Flow(0, 2).Gap || !b.Flow(1, 2).Gap {
+		t.Error("a gap of b is none between a and c")
+	}
+	pay(7, 2)
+	b.Add(&Event{Branch: "a", Kind: Recorded, SnapshotID: 1, At: 1})
+	b.Add(&Event{Branch: "a", Kind: MarkerSent, Peer: "b", N: 3, SnapshotID: 1})
+	pay(11, 4)
+	check(true, 0)
+	b.Add(&Event{Branch: "b", Kind: MarkerReceived, Peer: "a", N: 3, SnapshotID: 1})
+	check(false, 11)
 }

@@ -15,7 +15,7 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := regexp.MustCompile(`(?m)^-- (\w+)\.txt --\n`).Split(string(content), -1)[1:]
-	if len(parts) != 4 {
+	if len(parts) != 5 {
 		t.Fatalf("%d programs", len(parts))
 	}
 	flag := regexp.MustCompile(`^ +(?:-\w, )? *--(\S+) `)

@@ -24,6 +24,10 @@ func TestUnits(t *testing.T) {
 	case err != nil:
 		t.Skip("there is no systemd-analyze here")
 	}
+	user, err := os.ReadFile("cutbank.sysusers")
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, bin := t.TempDir(), build(t)
 	for file, unit := range map[string]string{
 		"cutbank-branch@.service": "cutbank-branch@branch1.service", "cutbank-controller.service": "cutbank-controller.service",
@@ -31,6 +35,9 @@ func TestUnits(t *testing.T) {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if _, of, ok := strings.Cut(string(content), "\nUser="); !ok || !strings.HasPrefix(string(user), "u "+strings.SplitN(of, "\n", 2)[0]+" ") {
+			t.Errorf("%s: its user is not that of cutbank.sysusers", file)
 		}
 		path := filepath.Join(dir, unit)
 		// The program has to be there: verify looks for it.

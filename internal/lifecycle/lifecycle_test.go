@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gofrs/flock"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -67,6 +68,33 @@ func TestLockHeldElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	release()
+}
+
+// TestLockOfTheDying: a lock whose holder is dead, but for its open files, is waited for, and not for ever.
+func TestLockOfTheDying(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		dir := t.TempDir()
+		dying := flock.New(filepath.Join(dir, "lock"), flock.SetPermissions(0o600))
+		if err := dying.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			began, until := time.Now(), time.Hour
+			if ends {
+				until = lastGasp / 2
+			}
+			closed := time.AfterFunc(until, func() { _ = dying.Close() })
+			defer closed.Stop()
+			release, err := Lock(dir, "lock")
+			if ends && err != nil || !ends && !errors.As(err, new(*HeldError)) || time.Since(began) > lastGasp {
+				t.Errorf("its files are closed: %v; %v after %s", ends, err, time.Since(began))
+			}
+			if err == nil {
+				release()
+			}
+		})
+		_ = dying.Close()
+	}
 }
 
 func TestLockRefusesLinks(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/hashicorp/go-plugin"
@@ -84,6 +85,9 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("data directory %s is in use by pid %d: stop it first", e.Dir, e.PID)
 }
 
+// lastGasp is how long a lock may be held whose holder does not live.
+const lastGasp = time.Second
+
 // Lock takes a directory for this process alone, until the process ends or the lock is released. It
 // makes the directory when it is not there. The file (name in dir) tells who holds it (Holder). Errors:
 // *HeldError, a symbolic link in place of either, a directory that everybody can
@@ -103,6 +107,12 @@ func Lock(dir, name string) (release func(), err error) {
 	}
 	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW), flock.SetPermissions(0o600))
 	ok, err := lock.TryLock()
+	// Held by nobody who lives: by a process that is killed, which counts as dead before its files are closed, or
+	// by one that has not written yet who it is.
+	for end := time.Now().Add(lastGasp); err == nil && !ok && ReadHolder(dir, name) == nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		ok, err = lock.TryLock()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

@@ -133,22 +133,16 @@ func startBranches(t *testing.T, n int) (addrs []*net.TCPAddr, roster string) {
 	dir := t.TempDir()
 	bin := filepath.Join(main.Programs(t), "branch")
 	var lines strings.Builder
-	listeners := make([]net.Listener, n) // all held at once, so that the ports differ
-	for i := range listeners {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr, _ := l.Addr().(*net.TCPAddr)
-		listeners[i], addrs = l, append(addrs, addr)
-		fmt.Fprintf(&lines, "branch%d 127.0.0.1 %d\n", i+1, addr.Port)
+	for port := 18000 + os.Getpid()%1900; len(addrs) < n; port++ { // those of trials are below, the launcher's tests' above
+		port = main.FreePort(t, port)
+		addrs = append(addrs, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		fmt.Fprintf(&lines, "branch%d 127.0.0.1 %d\n", len(addrs), port)
 	}
 	roster = filepath.Join(dir, "branches.txt")
 	if err := os.WriteFile(roster, []byte(lines.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for i, addr := range addrs {
-		listeners[i].Close()
 		start(t, bin, i+1, addr)
 	}
 	return addrs, roster

@@ -29,8 +29,8 @@ func newProxy(t *testing.T, port, behind int) *proxy {
 	return p
 }
 
-// freePort finds one that nobody listens on, from a first one on.
-func freePort(t *testing.T, port int) int {
+// FreePort finds one that nobody listens on, from a first one on.
+func FreePort(t *testing.T, port int) int {
 	t.Helper()
 	for ; port < 32768; port++ { // below the ports that the system gives to dialling ends
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {

@@ -126,7 +126,7 @@ func campaign(t *testing.T, f *figures, n int, long bool) {
 		s.interval = "0"
 	}
 	for i, port := range s.ports {
-		behind := freePort(t, port+1)
+		behind := FreePort(t, port+1)
 		if err := os.WriteFile(filepath.Join(s.scratch, s.name(i)+".port"), []byte(strconv.Itoa(behind)), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func newTrial(t *testing.T, branches int) *trial {
 	}
 	var roster strings.Builder
 	for port := 10000 + os.Getpid()%8000 + int(trials.Add(1)%10)*10; len(b.ports) < branches; port += 100 {
-		port = freePort(t, port)
+		port = FreePort(t, port)
 		b.ports = append(b.ports, port)
 		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", len(b.ports), port)
 	}

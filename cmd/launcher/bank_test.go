@@ -49,20 +49,24 @@ func newBankOf(t *testing.T, branch string) *bank {
 	return b
 }
 
+// freePorts are n of them that nobody else takes: below those that the system gives to dialling ends.
+func freePorts(t *testing.T, n int) (ports []int) {
+	t.Helper()
+	for port := 20000 + (os.Getpid()+int(nextPort.Add(100)))%12000; len(ports) < n; port++ {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			ports = append(ports, port)
+		}
+	}
+	return ports
+}
+
 // rosterFile writes a roster of four free ports.
 func rosterFile(t *testing.T, dir, name string) string {
 	t.Helper()
 	var roster strings.Builder
-	port := 20000 + (os.Getpid()+int(nextPort.Add(100)))%12000 // below the ports that the system gives to dialling ends
-	for i := range 4 {
-		for ; ; port++ {
-			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-				_ = l.Close()
-				break
-			}
-		}
+	for i, port := range freePorts(t, 4) {
 		fmt.Fprintf(&roster, "branch%d 127.0.0.1 %d\n", i+1, port)
-		port++
 	}
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(roster.String()), 0o600); err != nil {
 		t.Fatal(err)

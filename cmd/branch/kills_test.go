@@ -48,12 +48,12 @@ func killRound(t *testing.T, target int, interval string) {
 	began, kills, groups := time.Now(), 0, map[int]int{}
 	seen := 1 // snapshots when kills was last a multiple of 20
 	for n, next := 0, 20; kills < target; n++ {
-		victims := rand.Perm(4)[:1] //nolint:gosec // a test
+		victims := rand.Perm(4)[:1]
 		switch n % 20 {
 		case 5, 12:
-			victims = rand.Perm(4)[:2] //nolint:gosec // a test
+			victims = rand.Perm(4)[:2]
 		case 19:
-			victims = rand.Perm(4) //nolint:gosec // a test
+			victims = rand.Perm(4)
 		}
 		if len(victims) > 1 {
 			b.wait("all processes", func() bool { return len(b.pids("")) == 4 })
@@ -69,8 +69,8 @@ func killRound(t *testing.T, target int, interval string) {
 		}
 		kills += hit
 		groups[hit]++
-		if rand.IntN(3) == 0 { //nolint:gosec // a test
-			time.Sleep(rand.N(50 * time.Millisecond)) //nolint:gosec // the next one hits the recovery
+		if rand.IntN(3) == 0 {
+			time.Sleep(rand.N(50 * time.Millisecond))
 		} else {
 			b.wait("the killed branches", func() bool {
 				return !slices.ContainsFunc(victims, func(i int) bool { return b.back[b.name(i)] == before[b.name(i)] })

@@ -95,7 +95,7 @@ func (l *namesLog) Commit(events []byte) error {
 
 func (l *namesLog) write(events []byte) error {
 	l.buf = binary.LittleEndian.AppendUint64(l.buf[:0], l.next)
-	l.buf = binary.LittleEndian.AppendUint32(l.buf, uint32(len(events))) //nolint:gosec // at most MaxCommit
+	l.buf = binary.LittleEndian.AppendUint32(l.buf, uint32(len(events)))
 	l.buf = binary.LittleEndian.AppendUint32(l.buf, crc32.ChecksumIEEE(events))
 	l.buf = append(l.buf, events...)
 	l.next++
@@ -154,7 +154,7 @@ func (b *batch) decode(events []byte, branches int) error {
 	}
 	for len(events) > 0 && !bad {
 		head := number()
-		switch peer, kind := int(head>>3), head&7; kind { //nolint:gosec // small
+		switch peer, kind := int(head>>3), head&7; kind {
 		case 1, 2: // sent
 			var name uint64
 			if number(); kind == 2 {

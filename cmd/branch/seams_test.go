@@ -91,7 +91,7 @@ func try(cfg *branch.Config, scratch string) error {
 	if err != nil {
 		return err
 	}
-	id := uint64(run)<<40 | uint64(o.name[len(o.name)-1])<<32 //nolint:gosec // unique in the bank, growing at a branch
+	id := uint64(run)<<40 | uint64(o.name[len(o.name)-1])<<32
 	cfg.NextID = func() uint64 { id++; return id }
 	cfg.Journal, cfg.CheckpointBytes = names, trialCheckpoint
 	cfg.Listener = seamListener{cfg.Listener, k}
@@ -344,6 +344,6 @@ func (f *frames) seen(p []byte) (kinds []string) {
 		if kind := messages[tag>>3]; kind != "" && !slices.Contains(kinds, kind) {
 			kinds = append(kinds, kind)
 		}
-		f.held = f.held[n+int(length):] //nolint:gosec // within held
+		f.held = f.held[n+int(length):]
 	}
 }

@@ -186,7 +186,7 @@ func (s *soak) launch() {
 // strike lets branches suffer a blow, of one kind or of two.
 func (s *soak) strike(f *figures, blow []kind) {
 	s.t.Helper()
-	victims := rand.Perm(len(s.ports)) //nolint:gosec // a test
+	victims := rand.Perm(len(s.ports))
 	var ends []func() int
 	for k, b := range blow {
 		if b.dialled && victims[k] > 1 {
@@ -203,7 +203,7 @@ func (s *soak) strike(f *figures, blow []kind) {
 			both += b.name
 		}
 		// As a user who does not wait until the launcher tries again, later after each failure.
-		reset := exec.Command(filepath.Join(s.dir, "launcher"), "reset", s.name(victims[k])) //nolint:gosec // built above
+		reset := exec.Command(filepath.Join(s.dir, "launcher"), "reset", s.name(victims[k]))
 		reset.Dir = s.dir
 		_ = reset.Run() // without it, it takes longer
 	}
@@ -233,8 +233,8 @@ func (s *soak) healed(after string) {
 // storm pauses a branch, lets nothing pass to another, and resets connections of two, all at once.
 func (s *soak) storm(f *figures) {
 	s.t.Helper()
-	pause := s.pause(rand.IntN(len(s.ports))) //nolint:gosec // a test
-	partition := s.partition(rand.IntN(2))    //nolint:gosec // a test
+	pause := s.pause(rand.IntN(len(s.ports)))
+	partition := s.partition(rand.IntN(2))
 	for i := range 2 {
 		f.count(wasReset, s.cut(i)())
 	}
@@ -317,7 +317,7 @@ func (s *soak) withoutLauncher(i int) func() int {
 	<-s.ended
 	pids := s.signal(i, syscall.SIGKILL)
 	s.gone(i, pids)
-	alone := exec.Command(filepath.Join(s.dir, "branch"), s.name(i), strconv.Itoa(s.ports[i]), "--data-dir", s.dataDir(), //nolint:gosec // built above
+	alone := exec.Command(filepath.Join(s.dir, "branch"), s.name(i), strconv.Itoa(s.ports[i]), "--data-dir", s.dataDir(),
 		"--interval", s.interval, "--amount", "1-3")
 	alone.Env = append(os.Environ(), trialEnv+"="+s.scratch)
 	if err := alone.Start(); err != nil {
@@ -348,7 +348,7 @@ func (s *soak) killed(i int) func() int {
 
 func (s *soak) pause(i int) func() int {
 	pids, done := s.signal(i, syscall.SIGSTOP), make(chan struct{})
-	time.AfterFunc(rand.N(300*time.Millisecond), func() { //nolint:gosec // a test
+	time.AfterFunc(rand.N(300*time.Millisecond), func() {
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGCONT) // the launcher may have replaced it
 		}
@@ -373,7 +373,7 @@ func (s *soak) partition(i int) func() int {
 	go func() {
 		defer close(done)
 		p.gate.Lock()
-		time.Sleep(rand.N(time.Second)) //nolint:gosec // a test
+		time.Sleep(rand.N(time.Second))
 		p.gate.Unlock()
 	}()
 	return func() int { <-done; return n }
@@ -429,7 +429,7 @@ func (s *soak) slowSync(i int) func() int {
 }
 
 func (s *soak) secondController(int) func() int {
-	cmd := exec.Command(filepath.Join(s.dir, "controller"), strconv.Itoa(trialTotal), "branches.txt", "--data-dir", s.dataDir(), //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(s.dir, "controller"), strconv.Itoa(trialTotal), "branches.txt", "--data-dir", s.dataDir(),
 		"--snapshot-interval", "20ms", "--http", "")
 	cmd.Dir = s.dir
 	stderr, err := cmd.StderrPipe()

@@ -100,7 +100,7 @@ func (b *trial) launch(args ...string) {
 		strconv.Itoa(trialTotal), "branches.txt", "--interval", "0", "--link-delay", "0", "--amount", "1-3",
 		"--snapshot-interval", "50ms",
 	}, args...)
-	b.cmd = exec.Command(filepath.Join(b.dir, "launcher"), args...) //nolint:gosec // built above
+	b.cmd = exec.Command(filepath.Join(b.dir, "launcher"), args...)
 	b.cmd.Dir = b.dir
 	b.cmd.Env = append(os.Environ(), trialEnv+"="+b.scratch)
 	stderr, err := b.cmd.StderrPipe()

@@ -76,7 +76,7 @@ func rosterFile(t *testing.T, dir, name string) string {
 
 func (b *bank) command(args ...string) *exec.Cmd {
 	args = append([]string{"4000", "branches.txt", "--snapshot-interval", "100ms", "--interval", "20ms", "--link-delay", "1ms-20ms"}, args...)
-	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...) //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...)
 	cmd.Dir = b.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a terminal's job
 	return cmd

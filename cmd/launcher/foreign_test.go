@@ -105,7 +105,7 @@ func runExample(dir, roster, name, command, flags string) *verdict {
 		"--snapshot-wait", "200ms", "--snapshot-interval", "300ms", "--snapshots", "5",
 	}, commands...)
 	v := &verdict{}
-	cmd := exec.Command(filepath.Join(dir, "launcher"), append(args, strings.Fields(flags)...)...) //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(dir, "launcher"), append(args, strings.Fields(flags)...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &v.stdout, &v.stderr
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	err := cmd.Run()
@@ -152,7 +152,7 @@ func check(t *testing.T, v *verdict, must, may []string, text string) {
 func TestForeignText(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
-	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 20", //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 20",
 		"--snapshot-wait", "100ms", "--snapshots", "2", "--snapshot-interval", "200ms", "--link-delay", "20ms-60ms")
 	cmd.Dir = b.dir
 	var stderr bytes.Buffer
@@ -181,7 +181,7 @@ func TestForeignText(t *testing.T) {
 func TestForeignNotSeen(t *testing.T) {
 	t.Parallel()
 	b := newBank(t)
-	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 3600000", //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", "./branch {name} {port} 3600000",
 		"--snapshot-wait", "100ms", "--snapshots", "1", "--link-delay", "0")
 	cmd.Dir = b.dir
 	out, _ := cmd.CombinedOutput()
@@ -199,7 +199,7 @@ func TestForeignNotOpened(t *testing.T) {
 		`sh -c "echo no such module >&2; exit 7" {port}`: {"1m", `branch1 ended before it listened on .*: exit code 7: no such module`},
 		`sleep 60 {port}`: {"100ms", `branch1 (ended before it listened|does not listen)`},
 	} {
-		cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", command, "--wait", test.wait) //nolint:gosec // built above
+		cmd := exec.Command(filepath.Join(b.dir, "launcher"), "4000", "branches.txt", "--branch-cmd", command, "--wait", test.wait)
 		cmd.Dir = b.dir
 		out, _ := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != 4 || !regexp.MustCompile(test.want).Match(out) {

@@ -82,10 +82,10 @@ func (n *network) names(addresses map[string]string) {
 	}
 	for host := 1; host <= 3; host++ {
 		dir := filepath.Join("/etc/netns", n.ns(host))
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as /etc
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			n.t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(text.String()), 0o644); err != nil { //nolint:gosec // as /etc/hosts
+		if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(text.String()), 0o644); err != nil {
 			n.t.Fatal(err)
 		}
 	}
@@ -157,7 +157,7 @@ func TestThreeHosts(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 
-	if out, err := exec.Command("ip", "netns", "exec", n.ns(1), filepath.Join(n.dir, "launcher"), "4000", //nolint:gosec // built above
+	if out, err := exec.Command("ip", "netns", "exec", n.ns(1), filepath.Join(n.dir, "launcher"), "4000",
 		filepath.Join(n.dir, "branches.txt"), "--data-dir", filepath.Join(n.dir, "plain")).CombinedOutput(); err == nil ||
 		!bytes.Contains(out, []byte("--insecure")) {
 		t.Errorf("plaintext beyond loopback: %v: %s", err, out)

@@ -163,7 +163,7 @@ func TestLinks(t *testing.T) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(data, 0o777); err != nil { //nolint:gosec // that is the test
+	if err := os.Chmod(data, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if _, stderr := b.run(1); !strings.Contains(stderr, "everybody's to write") {

@@ -36,7 +36,7 @@ func (r *running) address() string {
 
 func get(t *testing.T, url string) []byte {
 	t.Helper()
-	r, err := http.Get(url) //nolint:gosec // the test's own server
+	r, err := http.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func promtool(t *testing.T, stdin io.Reader, args ...string) {
 		t.Log("SKIPPED: promtool is not installed (Debian: prometheus)")
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), "promtool", args...) //nolint:gosec // of this test
+	cmd := exec.CommandContext(t.Context(), "promtool", args...)
 	cmd.Stdin, cmd.WaitDelay = stdin, time.Minute
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool %v: %v\n%s", args, err, out)

@@ -31,12 +31,12 @@ func (b *bank) replay(file string) *running {
 // at moves a replay, stops it there, and reads what the page is told first.
 func at(t *testing.T, url string, ms int64) (h dashboard.Hello, s dashboard.State) {
 	t.Helper()
-	r, err := http.Post(url+"/api/replay", "application/json", strings.NewReader(fmt.Sprintf(`{"to_ms":%d,"speed":0}`, ms))) //nolint:gosec // the test's own server
+	r, err := http.Post(url+"/api/replay", "application/json", strings.NewReader(fmt.Sprintf(`{"to_ms":%d,"speed":0}`, ms)))
 	if err != nil || r.StatusCode != http.StatusOK {
 		t.Fatal(r, err)
 	}
 	_ = r.Body.Close()
-	if r, err = http.Get(url + "/api/stream"); err != nil { //nolint:gosec // the test's own server
+	if r, err = http.Get(url + "/api/stream"); err != nil {
 		t.Fatal(err)
 	}
 	defer r.Body.Close()
@@ -175,7 +175,7 @@ func TestSampler(t *testing.T) {
 			sends++
 		}
 	}
-	if shown := len(m.Events) - 1; shown > maxMoves || shown != 2*sends || m.LeftOut != 5000-uint64(sends) { //nolint:gosec // small
+	if shown := len(m.Events) - 1; shown > maxMoves || shown != 2*sends || m.LeftOut != 5000-uint64(sends) {
 		t.Errorf("of 5000: %d shown of which %d sends, %d left out", shown, sends, m.LeftOut)
 	}
 	s.add(&record.Event{Kind: record.Send, Branch: "a", Peer: "b", N: 1}, began)

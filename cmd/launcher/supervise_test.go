@@ -23,7 +23,7 @@ import (
 func (b *bank) ask(want int, args ...string) (stdout, stderr string) {
 	b.t.Helper()
 	var o, e bytes.Buffer
-	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...) //nolint:gosec // built above
+	cmd := exec.Command(filepath.Join(b.dir, "launcher"), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = b.dir, &o, &e
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) || cmd.ProcessState.ExitCode() != want {
@@ -352,7 +352,7 @@ func TestStandaloneBranch(t *testing.T) {
 	b := newBank(t)
 	roster, _ := os.ReadFile(filepath.Join(b.dir, "branches.txt"))
 	f := strings.Fields(strings.Split(string(roster), "\n")[3])
-	alone := exec.Command(filepath.Join(b.dir, "branch"), f[0], f[2], "--data-dir", "data/branches.txt-4000", "--interval", "20ms") //nolint:gosec // built above
+	alone := exec.Command(filepath.Join(b.dir, "branch"), f[0], f[2], "--data-dir", "data/branches.txt-4000", "--interval", "20ms")
 	alone.Dir = b.dir
 	if err := alone.Start(); err != nil {
 		t.Fatal(err)

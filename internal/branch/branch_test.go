@@ -68,7 +68,7 @@ func newBankAt(t *testing.T, n int, interval time.Duration, delay link.Delay, at
 		}
 		name := fmt.Sprintf("branch%d", i+1)
 		br, err := branch.New(branch.Config{
-			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(), //nolint:gosec // small
+			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -79,11 +79,11 @@ func newBankAt(t *testing.T, n int, interval time.Duration, delay link.Delay, at
 			}
 		})
 		direct = append(direct, l.Addr().String())
-		port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+		port := l.Addr().(*net.TCPAddr).Port
 		if at != nil {
 			port = at(l.Addr().String())
 		}
-		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)}) //nolint:gosec // a port
+		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)})
 	}
 	for _, address := range direct {
 		nc, err := net.Dial("tcp", address)
@@ -131,7 +131,7 @@ func (b *bank) retrieve(id uint64) (inTransit uint64) {
 		}
 	}
 	n := len(b.clients)
-	if want := uint64(1000 * n); sum != want { //nolint:gosec // small
+	if want := uint64(1000 * n); sum != want {
 		b.t.Errorf("snapshot %d: sum %d, want %d", id, sum, want)
 	}
 	for dst := range n {
@@ -165,7 +165,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 		t.Run(interval.String(), func(t *testing.T) {
 			b := newBank(t, 8, interval, link.Delay{})
 			for id := uint64(1); id <= 200; id++ {
-				b.initiate(int(id%8), id) //nolint:gosec // small
+				b.initiate(int(id%8), id)
 				b.retrieve(id)
 			}
 		})
@@ -180,7 +180,7 @@ func TestSnapshotsAtOnce(t *testing.T) {
 	var moving uint64
 	for round := range uint64(3) {
 		for k := range 8 {
-			b.initiate(k, 10+8*round+uint64(k)) //nolint:gosec // small
+			b.initiate(k, 10+8*round+uint64(k))
 		}
 		for k := range uint64(8) {
 			moving += b.retrieve(10 + 8*round + k)

@@ -12,7 +12,7 @@ import (
 
 func cutOf(peer string, d time.Duration) *bankpb.BranchMessage {
 	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Cut{
-		Cut: &bankpb.Cut{Peer: peer, DurationUs: uint64(d.Microseconds())}, //nolint:gosec // not negative
+		Cut: &bankpb.Cut{Peer: peer, DurationUs: uint64(d.Microseconds())},
 	}}
 }
 

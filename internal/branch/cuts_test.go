@@ -73,7 +73,7 @@ func (p *cutter) pass(near, far net.Conn, ended <-chan struct{}) {
 	})
 	limits := [2]int64{1 << 62, 1 << 62}
 	if p.left.Load() > 0 {
-		limits[rand.N(2)] = 1 + rand.Int64N(4000) //nolint:gosec // a test
+		limits[rand.N(2)] = 1 + rand.Int64N(4000)
 	}
 	born := p.vanished.Load()
 	gone := func() bool { return p.vanished.Load() != born }
@@ -143,7 +143,7 @@ func TestCuts(t *testing.T) {
 					t.Fatalf("%d cuts of %d", made.Load(), cuts)
 				}
 				id++
-				b.initiate(int(id)%test.branches, id) //nolint:gosec // small
+				b.initiate(int(id)%test.branches, id)
 				b.retrieve(id)
 			}
 			b.drained()
@@ -166,7 +166,7 @@ func TestOneConnectionPerPair(t *testing.T) {
 	b.connections(proxies, 28)
 	proxies[0].peak.Store(28) // what was refused while branches were being opened does not count
 	for id := uint64(2); id < 30; id++ {
-		b.initiate(int(id)%8, id) //nolint:gosec // small
+		b.initiate(int(id)%8, id)
 		b.retrieve(id)
 	}
 	b.drained()
@@ -199,7 +199,7 @@ func newProxied(t *testing.T, n int, left, made *atomic.Int64) (*bank, []*cutter
 		p := &cutter{target: address, left: left, made: made, total: &total, peak: &peak}
 		proxies, listeners = append(proxies, p), append(listeners, l)
 		wg.Go(func() { p.serve(l, &wg, ended) })
-		return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+		return l.Addr().(*net.TCPAddr).Port
 	})
 	return b, proxies
 }
@@ -253,7 +253,7 @@ func (b *bank) drained() {
 	for _, c := range b.clients {
 		sum += ask(c).GetBalance()
 	}
-	if want := uint64(1000 * len(b.clients)); sum != want { //nolint:gosec // small
+	if want := uint64(1000 * len(b.clients)); sum != want {
 		b.t.Errorf("drained balances are %d, the total is %d", sum, want)
 	}
 }

@@ -38,8 +38,8 @@ func newDurable(t *testing.T, n int) *durable {
 	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n)}
 	for i := range n {
 		l := d.listen("127.0.0.1:0")
-		port := l.Addr().(*net.TCPAddr).Port                                                                                      //nolint:forcetypeassert // a TCP listener
-		d.all = append(d.all, &bankpb.InitBranch_Branch{Name: fmt.Sprintf("branch%d", i+1), Ip: "127.0.0.1", Port: uint32(port)}) //nolint:gosec // a port
+		port := l.Addr().(*net.TCPAddr).Port
+		d.all = append(d.all, &bankpb.InitBranch_Branch{Name: fmt.Sprintf("branch%d", i+1), Ip: "127.0.0.1", Port: uint32(port)})
 		d.run(i, l)
 	}
 	t.Cleanup(func() {

@@ -179,7 +179,7 @@ func TestFailedSync(t *testing.T) {
 // so many commits that all kinds of syncs were among them.
 func runUntilSync(t *testing.T, n int64) (failed string, _ told, books *ledger.Ledger) {
 	t.Helper()
-	disk := simfs.New(uint64(n)) //nolint:gosec // small
+	disk := simfs.New(uint64(n))
 	var left atomic.Int64
 	left.Store(n)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,7 +236,7 @@ func payAndCut(ctx context.Context, t *testing.T, cancel func(), first *branch.B
 	wg.Go(func() { _ = second.Run(ctx) })
 	init := &bankpb.InitBranch{Balance: 1000}
 	for i, l := range []net.Listener{l, l2} {
-		port := uint32(l.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert,gosec // a TCP listener's port
+		port := uint32(l.Addr().(*net.TCPAddr).Port)
 		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: []string{"branch1", "branch2"}[i], Ip: "127.0.0.1", Port: port})
 	}
 	clients := make([]net.Conn, 2)

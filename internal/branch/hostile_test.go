@@ -43,16 +43,16 @@ func attacks(recorded []byte, foreign *tls.Certificate) map[string]attack {
 	}
 	all := map[string]attack{
 		"silence":       func(net.Conn, string) {},
-		"half-open":     func(nc net.Conn, _ string) { _ = nc.(*net.TCPConn).CloseWrite() }, //nolint:forcetypeassert // dialled
-		"reset":         func(nc net.Conn, _ string) { _ = nc.(*net.TCPConn).SetLinger(0) }, //nolint:forcetypeassert // dialled
+		"half-open":     func(nc net.Conn, _ string) { _ = nc.(*net.TCPConn).CloseWrite() },
+		"reset":         func(nc net.Conn, _ string) { _ = nc.(*net.TCPConn).SetLinger(0) },
 		"giant length":  write(append(binary.AppendUvarint(nil, 1<<40), make([]byte, 1000)...)),
 		"deep nesting":  write(framed(field(2, bytes.Repeat([]byte{0x1b}, 60_000)))),
 		"many elements": write(framed(field(1, bytes.Repeat([]byte{2<<3 | 2, 0}, 2_000_000)))),
 		"large, half":   write(append(append(binary.AppendUvarint(nil, wire.MaxRosterFrame), 10), make([]byte, 300_000)...)),
 		"garbage": func(nc net.Conn, _ string) {
-			b := make([]byte, 1+rand.N(2000)) //nolint:gosec // a test
+			b := make([]byte, 1+rand.N(2000))
 			for i := range b {
-				b[i] = byte(rand.Uint32()) //nolint:gosec // a test
+				b[i] = byte(rand.Uint32())
 			}
 			_, _ = nc.Write(b)
 		},
@@ -81,7 +81,7 @@ func attacks(recorded []byte, foreign *tls.Certificate) map[string]attack {
 			say(nc, hostile()["init_snapshot"])
 		},
 		"another authority": func(nc net.Conn, _ string) {
-			conn := tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*foreign}}) //nolint:gosec // hostile
+			conn := tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*foreign}})
 			if conn.Handshake() == nil {
 				say(conn, hostile()["init_snapshot"])
 			}

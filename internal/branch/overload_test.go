@@ -42,7 +42,7 @@ func TestOverload(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := branch.Config{
-			Name: name, Listener: l, Amount: branch.Amount{Low: 1, High: 1}, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(), //nolint:gosec // small
+			Name: name, Listener: l, Amount: branch.Amount{Low: 1, High: 1}, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
 		}
 		if i == 2 {
 			cfg.Journal = hung
@@ -56,8 +56,8 @@ func TestOverload(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		port := l.Addr().(*net.TCPAddr).Port                                                              //nolint:forcetypeassert // a TCP listener
-		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)}) //nolint:gosec // a port
+		port := l.Addr().(*net.TCPAddr).Port
+		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)})
 		nc, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)

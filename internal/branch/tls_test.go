@@ -182,7 +182,9 @@ func TestCertificates(t *testing.T) {
 	status := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{}}}
 	attach := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: make([]byte, 16)}}}
 
-	controller := func() (net.Conn, error) { return load(t, good, identity.Controller).Dial(t.Context(), address, "branch1") }
+	controller := func() (net.Conn, error) {
+		return load(t, good, identity.Controller).Dial(t.Context(), address, "branch1")
+	}
 	eventually(t, func() (any, bool) {
 		ask(controller, opening, status)
 		got := ask(controller, status).GetStatus_()
@@ -220,7 +222,7 @@ func TestCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dial := func() (net.Conn, error) { return net.Dial("tcp", address) }
 			if !test.plain {
-				cfg := &tls.Config{InsecureSkipVerify: true, MaxVersion: test.version} //nolint:gosec // a hostile client
+				cfg := &tls.Config{InsecureSkipVerify: true, MaxVersion: test.version}
 				if test.file != "" {
 					path := filepath.Join(test.dir, test.file)
 					pair, err := tls.LoadX509KeyPair(path, path)
@@ -281,7 +283,7 @@ func TestDialledCertificates(t *testing.T) {
 					if test.file == "" {
 						_, _ = nc.Write([]byte("\x05hello"))
 					} else if pair, err := tls.LoadX509KeyPair(filepath.Join(test.dir, test.file), filepath.Join(test.dir, test.file)); err == nil {
-						conn := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert}) //nolint:gosec // a hostile server
+						conn := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert})
 						if m, err := wire.NewReader(conn, wire.MaxFrame).NextMessage(); err == nil {
 							hellos <- m.GetHello().GetFrom()
 						}
@@ -293,7 +295,7 @@ func TestDialledCertificates(t *testing.T) {
 			controller := func() (net.Conn, error) {
 				return load(t, good, identity.Controller).Dial(t.Context(), address, "branch2")
 			}
-			port := uint32(l.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert,gosec // a TCP listener
+			port := uint32(l.Addr().(*net.TCPAddr).Port)
 			opening := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{
 				Balance: 1000, AllBranches: []*bankpb.InitBranch_Branch{{Name: "branch1", Ip: "127.0.0.1", Port: port}, {Name: "branch2", Ip: "127.0.0.1", Port: 1}},
 			}}}

@@ -54,7 +54,7 @@ func (w *world) open(i int) {
 	w.t.Helper()
 	init := &bankpb.InitBranch{Balance: share}
 	for k, name := range w.names {
-		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(9001 + k)}) //nolint:gosec // small
+		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(9001 + k)})
 	}
 	if _, err := w.nodes[i].Open(w.names[i], init); err != nil {
 		w.t.Fatal(err)

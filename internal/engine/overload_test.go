@@ -99,5 +99,5 @@ func heap() int {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc) //nolint:gosec // a size
+	return int(m.HeapAlloc)
 }

@@ -59,8 +59,8 @@ func (p *path) carry(from, to int) {
 	d := link.Delivery{Items: p.items[:0]}
 	for len(b) > 0 {
 		length, n := binary.Uvarint(b)
-		frame := b[n : n+int(length)] //nolint:gosec // our own
-		b = b[n+int(length):]         //nolint:gosec // our own
+		frame := b[n : n+int(length)]
+		b = b[n+int(length):]
 		if item, ok := wire.ParseItem(frame); ok {
 			d.Items = append(d.Items, item)
 		} else if ack, ok := wire.ParseAck(frame); ok {

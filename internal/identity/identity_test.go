@@ -120,7 +120,7 @@ func TestDial(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS(old)); err != nil { // one authority, two ages
 		t.Fatal(err)
 	}
-	_ = os.Chmod(dir, 0o700) //nolint:gosec // a directory
+	_ = os.Chmod(dir, 0o700)
 	for _, f := range []string{"ca.pem", "ca.key", "controller.pem", "branch-a.pem", "branch-b.pem"} {
 		_ = os.Chmod(filepath.Join(dir, f), 0o600)
 	}
@@ -162,7 +162,7 @@ func TestDial(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				conn := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: test.version}) //nolint:gosec // that is the test
+				conn := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: test.version})
 				_ = conn.Handshake()
 				_, _ = conn.Read(make([]byte, 1))
 			})

@@ -54,7 +54,7 @@ func (x *tailed) read(limit int) (more bool) {
 // keeps up gets every commit once and in order; one that does not begins again with the checkpoint.
 func TestTail(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "j")
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+	random := rand.New(rand.NewPCG(1, 2))
 	var j *journal.Journal
 	start := func() {
 		fs, err := journal.Dir(dir)

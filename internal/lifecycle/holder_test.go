@@ -94,7 +94,7 @@ func TestSocketDir(t *testing.T) {
 	if err != nil || dir != filepath.Join(base, "run") {
 		t.Fatalf("%s, %v", dir, err)
 	}
-	if err := os.Chmod(dir, 0o750); err != nil { //nolint:gosec // that is the point
+	if err := os.Chmod(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := SocketDir(base, true); err == nil || !strings.Contains(err.Error(), "not a private directory") {

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 
 func TestLockHeldElsewhere(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "branch1")
-	other := exec.Command(os.Args[0]) //nolint:gosec // this test binary
+	other := exec.Command(os.Args[0])
 	other.Env = append(os.Environ(), holdVariable+"="+dir)
 	stdin, err := other.StdinPipe()
 	stdout, pipeErr := other.StdoutPipe()
@@ -110,7 +110,7 @@ func TestLockRefusesLinks(t *testing.T) {
 			t.Errorf("%s in %s: %v", test.name, test.dir, err)
 		}
 	}
-	if content, err := os.ReadFile(elsewhere); err != nil || string(content) != "data" { //nolint:gosec // a test's own
+	if content, err := os.ReadFile(elsewhere); err != nil || string(content) != "data" {
 		t.Errorf("what the link points to: %q, %v", content, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "other")); !errors.Is(err, os.ErrNotExist) {

@@ -76,7 +76,7 @@ func TestDelay(t *testing.T) {
 		time.Sleep(delay.Max)
 		list, _ = n.items(0)
 		for i, money := range list {
-			if money != uint64(i+1) { //nolint:gosec // small
+			if money != uint64(i+1) {
 				n.Errorf("item %d is %d", i, money)
 			}
 		}

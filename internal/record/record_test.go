@@ -30,7 +30,7 @@ type world struct {
 
 func newWorld(t *testing.T, n int, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), random: rand.New(rand.NewPCG(seed, 0)), now: 1_800_000_000_000_000, cuts: map[uint64][]*snapshot.Recording{}} //nolint:gosec // a test
+	w := &world{t: t, dir: t.TempDir(), random: rand.New(rand.NewPCG(seed, 0)), now: 1_800_000_000_000_000, cuts: map[uint64][]*snapshot.Recording{}}
 	plan := ledger.Plan{Total: uint64(1000 * n)}
 	for i := range n {
 		w.names = append(w.names, fmt.Sprintf("branch%d", i+1))

@@ -78,7 +78,7 @@ func TestCycles(t *testing.T) {
 	if has.goroutines > had.goroutines+2 || has.descriptors > had.descriptors || has.sockets > had.sockets || has.children > had.children+8 {
 		t.Errorf("before %+v, after %+v", had, has)
 	}
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 { //nolint:gosec // sizes
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
 		t.Errorf("the heap has grown by %d bytes", grown)
 	}
 }

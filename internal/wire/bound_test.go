@@ -104,7 +104,7 @@ func FuzzParse(f *testing.F) {
 // TestLargeBuffer: the buffer grows with what comes, is told of before it is large, and shrinks again.
 func TestLargeBuffer(t *testing.T) {
 	frame := func(n int) []byte {
-		return append(binary.AppendUvarint(nil, uint64(n)), append([]byte{10}, make([]byte, n-1)...)...) //nolint:gosec // a length
+		return append(binary.AppendUvarint(nil, uint64(n)), append([]byte{10}, make([]byte, n-1)...)...)
 	}
 	var told []bool
 	src := &pieces{src: bytes.NewReader(append(frame(wire.MaxRosterFrame), frame(wire.MaxFrame)...)), size: 1 << 20}

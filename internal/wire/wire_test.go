@@ -114,10 +114,10 @@ func FuzzReader(f *testing.F) {
 				break
 			}
 			length, n := binary.Uvarint(rest)
-			if n <= 0 || !bytes.Equal(frame, rest[n:n+int(length)]) { //nolint:gosec // within rest
+			if n <= 0 || !bytes.Equal(frame, rest[n:n+int(length)]) {
 				t.Fatalf("got %x of %x", frame, rest)
 			}
-			rest = rest[n+int(length):] //nolint:gosec // within rest
+			rest = rest[n+int(length):]
 		}
 		if src.most > 2*limit {
 			t.Errorf("a buffer of %d bytes for a cap of %d", src.most, limit)

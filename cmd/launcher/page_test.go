@@ -11,11 +11,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	cdpnet "github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+
+	"cutbank/internal/record"
 )
 
 // patience is how long a condition may take; a browser on a busy machine is slow.
@@ -125,7 +128,7 @@ func (b *browser) shot(name string) {
 // serve runs the launcher with a dashboard and returns its address and what ends it in order.
 func (b *bank) serve(http string) (address string, stop func()) {
 	b.t.Helper()
-	r := b.start("--http", http, "--snapshot-interval", "1s", "--interval", "100ms", "--link-delay", "50ms-150ms")
+	r := b.start("--http", http, "--record", "--snapshot-interval", "1s", "--interval", "100ms", "--link-delay", "50ms-150ms")
 	stop = sync.OnceFunc(func() {
 		_ = r.cmd.Process.Signal(os.Interrupt)
 		for range r.lines { // to their end
@@ -182,10 +185,29 @@ func TestPage(t *testing.T) {
 	b.do(chromedp.Evaluate[chromedp.Void]("window.before = " + newest))
 	b.click(".tools button")
 	b.wait(`[...document.querySelectorAll(".notices .ok")].length > 0 && ` + newest + " > window.before")
+	b.replay(bank)
 	b.stop()
 	for _, p := range b.problems {
 		t.Error(p)
 	}
+}
+
+// replay opens the record of the bank so far, and moves its time as far as it goes, and back.
+func (b *browser) replay(bank *bank) {
+	b.t.Helper()
+	r := bank.replay(filepath.Join("data", "branches.txt-4000", record.EventsFile))
+	defer func() { _ = r.end(syscall.SIGINT) }()
+	b.do(chromedp.Navigate(r.address()))
+	b.wait(`document.querySelector(".replay .slider input") !== null && document.querySelectorAll(".ring .node").length === 4`)
+	for to, shown := range []string{`document.querySelector(".equation .result b") === null`, `document.querySelector(".equation .result b")?.textContent === "4000"`} {
+		b.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`{
+			const slider = document.querySelector(".replay .slider input");
+			slider.value = %d * slider.max;
+			for (const kind of ["input", "change"]) slider.dispatchEvent(new Event(kind, { bubbles: true }));
+		}`, to)))
+		b.wait(`document.querySelectorAll(".row").length === 4 && ` + shown)
+	}
+	b.shot("replay")
 }
 
 // killOne kills a branch by its button, and waits until it is back.

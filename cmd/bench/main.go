@@ -75,13 +75,14 @@ func rows() []row {
 		{8, "the ceiling program", (*machine).ceilings},
 		{9, "PostgreSQL and Redis", (*machine).others},
 		{10, "size of the bank", (*machine).sizesOfBank},
+		{11, "the journal and raft-wal", (*machine).journals},
 	}
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	m := &machine{log: stderr}
 	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
-	only := fs.IntSlice("rows", nil, "rows of the table to measure (default: all, 1 to 10)")
+	only := fs.IntSlice("rows", nil, "rows of the table to measure (default: all, 1 to 11)")
 	fs.StringVar(&m.branch, "branch", "bin/branch", "the branch program")
 	dir := fs.String("dir", "data", "directory on the disk that is measured; what is made in it is removed")
 	jsonFile := fs.String("json", "bench.json", "file for the table as JSON; empty: none")

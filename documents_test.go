@@ -8,11 +8,13 @@ import (
 	"testing"
 )
 
-// TestDocuments: what documents link to is there, and the packages that ARCHITECTURE.md lists are those that are.
+// TestDocuments: what documents link to is there, README links all of docs/, and the packages that ARCHITECTURE.md lists are those that are.
 func TestDocuments(t *testing.T) {
-	documents, _ := filepath.Glob("*.md")
-	more, _ := filepath.Glob("docs/*.md")
-	for _, document := range append(documents, more...) {
+	readme := readDocument(t, "README.md")
+	for _, document := range documents() {
+		if strings.HasPrefix(document, "docs/") && !strings.Contains(readme, "]("+document+")") {
+			t.Errorf("README.md does not link %s", document)
+		}
 		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`).FindAllStringSubmatch(readDocument(t, document), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
 				t.Errorf("%s: %v", document, err)

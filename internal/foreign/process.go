@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -135,7 +136,8 @@ func stopAll(names []string, all []*process, timeout time.Duration, say func(str
 			p.signal(syscall.SIGCONT, true)
 		}
 	}
-	deadline := time.After(timeout)
+	patience, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
 	var slow []string
 	for i, p := range all {
 		if p == nil {
@@ -143,12 +145,10 @@ func stopAll(names []string, all []*process, timeout time.Duration, say func(str
 		}
 		select {
 		case <-p.exited:
-			continue
-		case <-deadline:
-			deadline = closedTime()
-		}
-		if p.running() {
-			slow = append(slow, names[i])
+		case <-patience.Done():
+			if p.running() {
+				slow = append(slow, names[i])
+			}
 		}
 	}
 	if len(slow) > 0 {
@@ -160,11 +160,4 @@ func stopAll(names []string, all []*process, timeout time.Duration, say func(str
 			<-p.exited
 		}
 	}
-}
-
-// closedTime is a time that has come.
-func closedTime() <-chan time.Time {
-	c := make(chan time.Time)
-	close(c)
-	return c
 }

@@ -87,9 +87,6 @@ func (h *History) Len() int { return len(h.events) }
 // Event is one of them, from 0; it may not be changed.
 func (h *History) Event(i int) *Event { return &h.events[i] }
 
-// At is when an event has happened, as a History counts: never before the one before it.
-func (h *History) At(i int) Time { return h.at[i] }
-
 // Until is how many events have happened up to and at a time.
 func (h *History) Until(t Time) int {
 	return sort.Search(len(h.at), func(i int) bool { return h.at[i] > t })

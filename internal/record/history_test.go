@@ -111,7 +111,7 @@ func TestHistory(t *testing.T) {
 	if h.Len() != 14 || h.Ended()-h.Began() != 19_000 || h.Until(h.Began()-1) != 0 || h.Until(h.Began()) != 1 || h.Until(h.Ended()) != 14 {
 		t.Errorf("%d events in %d µs", h.Len(), h.Ended()-h.Began())
 	}
-	if !slices.IsSorted(h.at) || h.At(10) != h.At(9) {
+	if !slices.IsSorted(h.at) || h.at[10] != h.at[9] {
 		t.Errorf("times go back: %v", h.at)
 	}
 	if len(h.Taken) != 1 {

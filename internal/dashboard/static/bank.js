@@ -109,7 +109,7 @@ function Faults() {
   const [all, show] = useState(false);
   const list = bank.faults.slice(0, all ? 100 : 6);
   return html`<section class="panel faults" aria-label="What happened"><h2>What happened</h2>
-    ${list.length === 0 ? html`<p class="under">Nothing has failed so far. Kill a branch and watch the sum.</p>`
+    ${list.length === 0 ? html`<p class="under">${bank.hello.replay ? 'Nothing since the time was moved: play it.' : 'Nothing has failed so far. Kill a branch and watch the sum.'}</p>`
     : html`<ol>${list.map((f) => html`<li key=${f.key} class=${f.kind}><time>${clockText(f.at_ms)}</time><${Icon} name=${faultIcons[f.kind] ?? 'ask'} /><span>${f.text}</span></li>`)}</ol>`}
     ${bank.faults.length > 6 && html`<${Button} quiet onClick=${() => show(!all)}>${all ? 'Fewer' : `All ${count(bank.faults.length, 'event')}`}</${Button}>`}
   </section>`;

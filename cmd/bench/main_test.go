@@ -50,16 +50,17 @@ func TestBench(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil || len(got.Missing) > 0 {
 		t.Fatal(err, got.Missing)
 	}
-	seen := map[int]bool{}
+	// On a busy machine a process may not run at all in so short a time, but not always that one.
+	seen, measured := map[int]bool{}, false
 	for _, f := range got.Figures {
 		seen[f.Row] = true
-		if f.Row == 1 && // CPU is counted in ticks of 10 ms: in so short a time it may be none
-			(f.Median <= 0 || f.Ceiling <= 0) {
-			t.Errorf("no figure: %+v", f)
-		}
+		measured = measured || f.Row == 1 && f.Median > 0 && f.Ceiling > 0
 		if !strings.Contains(stdout.String(), f.What) {
 			t.Errorf("%q is not in the table", f.What)
 		}
+	}
+	if !measured {
+		t.Errorf("no throughput beside a ceiling: %+v", got.Figures)
 	}
 	for _, row := range []int{1, 5, 6, 10} {
 		if !seen[row] {

@@ -131,9 +131,9 @@ func (m *Mesh) accept(l net.Listener, from, to int) {
 			continue
 		}
 		if m.open.Add(1) > m.cfg.connections {
+			m.cfg.Observe(judge.Event{Kind: judge.Note, Text: fmt.Sprintf("more than %d connections at once: the rest was closed", m.cfg.connections)})
 			m.open.Add(-1)
 			_ = nc.Close()
-			m.cfg.Observe(judge.Event{Kind: judge.Note, Text: fmt.Sprintf("more than %d connections at once: the rest was closed", m.cfg.connections)})
 			continue
 		}
 		m.wg.Go(func() {

@@ -79,6 +79,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	out := o.NewOutput(stdout, stderr)
+	defer out.End()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	o.Logger = o.NewLogger("controller", out)

@@ -162,6 +162,7 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 		return err
 	}
 	out := o.NewOutput(stdout, stderr)
+	defer out.End()
 	o.out = out
 	if o.replay != "" {
 		return o.runReplay(ctx)

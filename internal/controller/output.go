@@ -51,6 +51,13 @@ func (o *Output) Err() error {
 	return o.err
 }
 
+// End erases a line that has no end yet: what is written next is not the Output's.
+func (o *Output) End() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.endChanging()
+}
+
 // Write is for log lines.
 func (o *Output) Write(b []byte) (int, error) {
 	o.mu.Lock()

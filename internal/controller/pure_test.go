@@ -164,6 +164,14 @@ branch3: 1975, branch1->branch3: 0, branch2->branch3: 0
 	if got := stderr.String(); got != "waiting for branches 2/4 (branch3 127.0.0.1:9003 connection refused, 3s)\n" {
 		t.Errorf("%q", got)
 	}
+	stderr.Reset()
+	o.Terminal = true
+	o.Event(w)
+	o.End()
+	o.End() // there is nothing left to erase
+	if got := stderr.String(); !strings.HasSuffix(got, "\x1b[?7h\r\x1b[K") {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestHistoryToleratesTornLines(t *testing.T) {

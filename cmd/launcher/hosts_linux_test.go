@@ -145,8 +145,11 @@ func (r *running) stop() {
 func TestThreeHosts(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
-	roster := "branch1 one 9001\nbranch2 two 9001\nbranch3 three 9001\nbranch4 one 9002\nbranch5 two 9002\nbranch6 three 9002\n"
-	if err := os.WriteFile(filepath.Join(n.dir, "branches.txt"), []byte(roster), 0o600); err != nil {
+	roster, err := os.ReadFile("../../examples/hosts/branches.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(n.dir, "branches.txt"), roster, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	addresses := map[string]string{"one": "10.77.0.1", "two": "10.77.0.2", "three": "10.77.0.3"}

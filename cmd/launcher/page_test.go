@@ -208,6 +208,7 @@ func (b *browser) replay(bank *bank) {
 		b.wait(`document.querySelectorAll(".row").length === 4 && ` + shown)
 	}
 	b.shot("replay")
+	b.do(chromedp.Navigate("about:blank")) // before its stream of events ends
 }
 
 // killOne kills a branch by its button, and waits until it is back.

@@ -73,6 +73,7 @@ vet-darwin: ## that macOS compiles it too
 .PHONY: lint
 lint: ## the linters of .golangci.yml, among them the directions of imports
 	$(TOOL) golangci-lint run --allow-parallel-runners ./...
+	cd tools/raftwal && go vet ./...
 
 .PHONY: fmt
 fmt: ## gofumpt and the order of imports

@@ -17,8 +17,9 @@ type snapshot struct {
 	passed     int // markers
 	answers    []*Event
 	answered   int
-	answeredAt []int64 // numbers of events
-	late       bool    // a fault came before it was complete
+	answeredAt []int64  // numbers of events
+	before     []uint64 // no more money than that was sent by each branch before its cut
+	late       bool     // a fault came before it was complete
 }
 
 // mark is a marker on its channel.
@@ -41,7 +42,7 @@ type mismatch struct {
 
 func (j *Judge) start(e Event) {
 	n := len(j.names)
-	s := &snapshot{id: e.ID, initiator: e.To, begun: j.now, marks: make([][]*mark, n), answers: make([]*Event, n), answeredAt: make([]int64, n)}
+	s := &snapshot{id: e.ID, initiator: e.To, begun: j.now, marks: make([][]*mark, n), answers: make([]*Event, n), answeredAt: make([]int64, n), before: make([]uint64, n)}
 	for i := range s.marks {
 		s.marks[i] = make([]*mark, n)
 	}
@@ -124,11 +125,22 @@ func (j *Judge) answer(e Event) {
 		}
 		j.broken(Order, e, fmt.Sprintf("ReturnSnapshot %d: %d channel states %v of %d channels: %s", e.ID, n, e.States, len(j.names)-1, why))
 	}
-	s.answeredAt[e.From] = j.now
+	s.answeredAt[e.From], s.before[e.From] = j.now, j.sentBefore(e)
 	if s.answered == len(j.names) {
 		j.sum(s, e)
 	}
 	j.settle(s)
+}
+
+// sentBefore is how much a branch has sent before its cut at most: all that it had and was handed until it answered,
+// without the balance that it recorded.
+func (j *Judge) sentBefore(e Event) uint64 {
+	b := &j.branches[e.From]
+	had := add(b.initial, b.in)
+	if j.faultAt != "" || e.Balance > had {
+		return math.MaxUint64 // not known
+	}
+	return had - e.Balance
 }
 
 func (j *Judge) sum(s *snapshot, e Event) {

@@ -86,6 +86,7 @@ type Judge struct {
 	faultAt   string
 	stopping  bool
 	pauses    bool // there were some: a link may have been made anew
+	endedToo  bool // a branch ended by itself after a fault
 	notes     []string
 	complete  int
 }
@@ -104,6 +105,7 @@ type channel struct {
 	lost   bool  // items that were not handed on yet had to be dropped
 	marked int64 // when the newest snapshot began whose marker was here: number of the event
 	sum    uint64
+	sure   uint64 // the sum at the first fault
 	items  []item
 	passed int // so many of items, from the first on, have passed
 }
@@ -189,7 +191,7 @@ func (j *Judge) channel(e Event) *channel {
 func (j *Judge) fault(e Event, what string) {
 	if j.faultAt == "" {
 		j.faultAt = at(e.AtUS) + ", when " + j.names[e.From] + " " + what
-		j.note("judged until " + j.faultAt + ": a branch of the assignment keeps its books in memory; " +
+		j.note("judged until " + j.faultAt + ": what was in its memory or on its way may be lost; " +
 			"after that only framing, amounts, ids and the form of answers")
 	}
 }
@@ -199,6 +201,7 @@ func (j *Judge) exited(e Event) {
 	e.To = e.From
 	if j.faulty() {
 		j.note(at(e.AtUS) + ": " + j.names[e.From] + " ended too: " + e.Text)
+		j.endedToo = true
 		return
 	}
 	j.broken(Runs, e, "the process ended: "+e.Text)
@@ -263,11 +266,12 @@ func (j *Judge) connection(e Event) {
 func (j *Judge) transfer(e Event, c *channel) {
 	from, to := &j.branches[e.From], &j.branches[e.To]
 	c.sum += e.Money
-	from.out += e.Money
+	from.out = add(from.out, e.Money)
 	if j.stopping {
 		return
 	}
 	if j.faultAt == "" {
+		c.sure = c.sum
 		switch {
 		case from.initAt == 0:
 			j.broken(Start, e, message(e)+" before the sender was sent its InitBranch")
@@ -276,7 +280,7 @@ func (j *Judge) transfer(e Event, c *channel) {
 		default:
 			j.keptBy(e.From, Start)
 		}
-		if from.initAt != 0 && from.initial+from.in < from.out {
+		if from.initAt != 0 && add(from.initial, from.in) < from.out {
 			j.broken(Negative, e, message(e)+": "+j.names[e.From]+" has sent "+number(from.out-from.in-from.initial)+
 				" more than it had at first and all that was handed to it")
 		} else {

@@ -65,8 +65,8 @@ func (j *Judge) missingAnswers(why map[Rule]string) {
 	}
 }
 
-// missingMarkers: who sent the marker of a snapshot that began after its answer to this one has recorded this one
-// first; that marker belongs ahead of the other one.
+// missingMarkers: what a branch that has answered a snapshot sends on a channel after its cut belongs behind the
+// marker: the marker of a snapshot that began after the answer, and any money beyond what it can have sent before.
 func (j *Judge) missingMarkers() {
 	for _, id := range j.order {
 		s := j.snapshots[id]
@@ -78,10 +78,11 @@ func (j *Judge) missingMarkers() {
 				continue
 			}
 			for _, to := range j.others(from) {
-				if c := &j.channels[from][to]; s.marks[from][to] == nil && c.marked > s.answeredAt[from] && !c.many {
+				c := &j.channels[from][to]
+				if s.marks[from][to] == nil && !c.many && (c.marked > s.answeredAt[from] || c.sure > s.before[from]) {
 					e := *a
 					e.From, e.To = from, to
-					j.broken(Markers, e, fmt.Sprintf("no marker %d on this channel, though %s has answered that snapshot and has sent the marker of a later one", id, j.names[from]))
+					j.broken(Markers, e, fmt.Sprintf("no marker %d on this channel, though %s has answered that snapshot and has sent what belongs behind the marker", id, j.names[from]))
 				}
 			}
 		}

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,9 @@ func TestFaultless(t *testing.T) {
 	later := []Event{ // a snapshot that b1 has answered, and one that began afterwards
 		of(Sent, 1, 0), answer(1, 0, 0), {Kind: Snapshot, From: Controller, To: 1, ID: 2}, {Kind: Answer, From: 1, To: Controller, ID: 2, States: []uint64{0, 0}},
 	}
+	before := []Event{ // b1 had 1000 and was handed 20, and has 980 left: it has sent 40 at most
+		{Kind: Passed, Conn: 2, From: 0, To: 1, Money: 20}, {Kind: Answer, From: 1, To: Controller, ID: 1, Balance: 980, States: []uint64{0, 0}},
+	}
 	for _, test := range []struct {
 		name   string
 		events []Event
@@ -67,7 +71,7 @@ func TestFaultless(t *testing.T) {
 		{"it is paused", slices.Concat(markers(), []Event{retrieve, {Kind: Paused, From: 1, To: 1}}, wait, []Event{missing}), Answers, "", ""},
 
 		{"one ends after another", []Event{of(Exited, 2, 2), of(Exited, 1, 1)}, Runs, "b2", ""},
-		{"one ends after a kill", []Event{of(Killed, 2, 2), of(Exited, 1, 1)}, Runs, "", ""},
+		{"one ends after a kill", []Event{of(Killed, 2, 2), of(Exited, 1, 1)}, Runs, "", "which may have caused it"},
 		{"it comes back without memory", []Event{of(Killed, 1, 1), answer(1)}, Order, "", ""},
 
 		{"two connections", []Event{pay(1), pay(2)}, Connection, "b1", ""},
@@ -77,6 +81,10 @@ func TestFaultless(t *testing.T) {
 
 		{"a marker left out", append(later, Event{Kind: Sent, Conn: 6, From: 1, To: 2, Marker: true, ID: 2}), Markers, "b1", ""},
 		{"a marker not read yet", later, Markers, "", ""},
+		{"no marker ahead of what can't have been sent before", slices.Concat(before, []Event{pay(6), pay(6), pay(6)}), Markers, "b1", ""},
+		{"what can have been sent before", slices.Concat(before, []Event{pay(6), pay(6)}), Markers, "", ""},
+		{"sent after a fault", slices.Concat(before, []Event{of(Killed, 0, 0), pay(6), pay(6), pay(6)}), Markers, "", ""},
+		{"it has what it was handed", slices.Concat([]Event{{Kind: Passed, Conn: 1, From: 0, To: 1, Money: math.MaxUint64}}, slices.Repeat([]Event{pay(6)}, 60)), Negative, "", ""},
 	} {
 		f := story(test.events...).Rules[test.rule]
 		if got := strings.Join(f.By, " "); got != test.by || (f.Verdict == Broken) != (test.by != "") || !strings.Contains(f.Why, test.why) {

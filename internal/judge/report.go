@@ -176,6 +176,9 @@ func (j *Judge) Report() Report {
 	if j.rules[Runs].broken == 0 && j.branches[0].initAt != 0 {
 		j.rules[Runs].checks = n
 	}
+	if j.endedToo {
+		why[Runs] = "a branch ended by itself after a fault, which may have caused it"
+	}
 	for _, p := range j.pairs {
 		if len(p.conns) == 1 {
 			j.kept(Connection)

@@ -97,6 +97,10 @@ func TestOwnLateness(t *testing.T) {
 		if d.peers[0].reason != "" || d.peers[1].reason != "" {
 			t.Errorf("given up: %q, %q", d.peers[0].reason, d.peers[1].reason)
 		}
+		time.Sleep(time.Minute)
+		d.answer(0) // before the loop's next tick: no time is added to that
+		d.answer(1)
+		d.peers[1].ask(getStatus(nil))
 		for left := patience; left > 0; left -= time.Second {
 			d.pass(time.Second)
 			d.answer(0)

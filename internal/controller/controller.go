@@ -261,7 +261,9 @@ func (c *Controller) onTick(now time.Time) {
 	c.ticked = now
 	limit := pollTimeout + time.Duration(len(c.peers))*100*time.Millisecond
 	for _, p := range c.peers {
-		p.heard = p.heard.Add(late)
+		if p.heard = p.heard.Add(late); p.heard.After(now) { // it answered, or was asked, since this process goes on
+			p.heard = now
+		}
 		switch {
 		case p.unanswered > 0 && now.Sub(p.heard) > limit:
 			if !p.proved {

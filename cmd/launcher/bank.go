@@ -34,8 +34,12 @@ func (o *options) takeDirectory(out *controller.Output) (unlock func(), err erro
 		return unlock, nil
 	}
 	aside, err := o.moveAside()
-	if err != nil || aside == "" {
-		return unlock, err
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	if aside == "" {
+		return unlock, nil
 	}
 	out.Say("the bank that was in %s is kept in %s", o.DataDir, aside)
 	unlock()

@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cutbank/internal/lifecycle"
+	"cutbank/internal/roster"
 )
 
 // nextPort keeps the rosters of a test apart that are written before anyone listens.
@@ -217,6 +220,26 @@ func TestPortInUse(t *testing.T) {
 	}
 	if _, err := os.Stat(kept); err != nil {
 		t.Errorf("the bank was moved aside all the same: %v", err)
+	}
+}
+
+// TestFreshHeld: a bank of which a branch runs is not moved aside, and its directory is left unlocked.
+func TestFreshHeld(t *testing.T) {
+	t.Parallel()
+	o := &options{fresh: true}
+	o.DataDir = filepath.Join(t.TempDir(), "bank")
+	o.Roster.Branches = []roster.Branch{{Name: "branch1", Host: "127.0.0.1", Port: 1}}
+	branch := filepath.Join(o.DataDir, "branch1")
+	release, err := lifecycle.Lock(branch, lifecycle.LockFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for range 2 {
+		_, err := o.takeDirectory(nil)
+		if held := (*lifecycle.HeldError)(nil); !errors.As(err, &held) || held.Dir != branch {
+			t.Errorf("%v", err)
+		}
 	}
 }
 

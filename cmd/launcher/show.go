@@ -93,7 +93,7 @@ func lastBank() (dir string) {
 	all, _ := filepath.Glob(filepath.Join("data", "*", controller.HistoryFile)) // the pattern is good
 	var last time.Time
 	for _, file := range all {
-		if info, err := os.Stat(file); err == nil && info.ModTime().After(last) {
+		if info, err := os.Stat(file); err == nil && info.Size() > 0 && info.ModTime().After(last) {
 			dir, last = filepath.Dir(file), info.ModTime()
 		}
 	}

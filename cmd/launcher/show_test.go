@@ -109,18 +109,22 @@ func TestShowSVG(t *testing.T) {
 	}
 }
 
-// TestLastBank: of several banks the one that wrote last is shown.
+// TestLastBank: of several banks the one that took a snapshot last is shown, not one that has none yet.
 func TestLastBank(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if got := lastBank(); got != "" {
 		t.Errorf("%q, of none", got)
 	}
-	for i, name := range []string{"b", "c", "a"} {
+	for i, name := range []string{"b", "c", "a", "new"} {
 		file := filepath.Join("data", name, controller.HistoryFile)
 		at := time.Date(2026, 1, 1, 12, i%2, 0, 0, time.UTC)
+		content := "{}\n"
+		if name == "new" {
+			at, content = at.Add(time.Hour), ""
+		}
 		err := os.MkdirAll(filepath.Dir(file), 0o700)
 		if err == nil {
-			err = os.WriteFile(file, nil, 0o600)
+			err = os.WriteFile(file, []byte(content), 0o600)
 		}
 		if err == nil {
 			err = os.Chtimes(file, at, at)

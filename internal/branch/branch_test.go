@@ -48,6 +48,46 @@ func (c *plainClient) receive() *bankpb.BranchMessage {
 	return m
 }
 
+// ask says something and waits for an answer.
+func (c *plainClient) ask(messages ...*bankpb.BranchMessage) (*bankpb.BranchMessage, error) {
+	if err := c.nc.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	var b []byte
+	for _, m := range messages {
+		b = wire.Append(b, m)
+	}
+	if _, err := c.nc.Write(b); err != nil {
+		return nil, err
+	}
+	return c.r.NextMessage()
+}
+
+// admitted is a connection to a branch, and the answer to what is said on it first. A machine that stands still may
+// do so for longer than a branch lets a stranger say nothing: then it is dialled again.
+func admitted(t *testing.T, address string, messages ...*bankpb.BranchMessage) (*plainClient, *bankpb.BranchMessage) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		nc, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)}
+		m, err := c.ask(messages...)
+		if err == nil {
+			t.Cleanup(func() { _ = nc.Close() })
+			return c, m
+		}
+		if _ = nc.Close(); time.Now().After(end) {
+			t.Fatalf("%s answers nothing: %v", address, err)
+		}
+	}
+}
+
+func openingOf(balance uint64, all []*bankpb.InitBranch_Branch) *bankpb.BranchMessage {
+	return &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: &bankpb.InitBranch{Balance: balance, AllBranches: all}}}
+}
+
 func newBank(t *testing.T, n int, interval time.Duration, delay link.Delay) *bank {
 	t.Helper()
 	return newBankAt(t, n, interval, delay, nil)
@@ -86,17 +126,8 @@ func newBankAt(t *testing.T, n int, interval time.Duration, delay link.Delay, at
 		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)})
 	}
 	for _, address := range direct {
-		nc, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = nc.Close() })
-		b.clients = append(b.clients, &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)})
-	}
-	for _, c := range b.clients {
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{
-			InitBranch: &bankpb.InitBranch{Balance: 1000, AllBranches: b.all},
-		}})
+		c, _ := admitted(t, address, openingOf(1000, b.all), statusRequest())
+		b.clients = append(b.clients, c)
 	}
 	return b
 }

@@ -1,12 +1,10 @@
 package branch_test
 
 import (
-	"net"
 	"testing"
 	"time"
 
 	"cutbank/internal/link"
-	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -58,24 +56,20 @@ func TestCutOnRequest(t *testing.T) {
 func TestCutRefused(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 2, time.Millisecond, link.Delay{})
-	nc, err := net.Dial("tcp", b.clients[0].nc.RemoteAddr().String())
-	if err != nil {
-		t.Fatal(err)
+	address := b.clients[0].nc.RemoteAddr().String()
+	if _, m := admitted(t, address, cutOf("branch2", time.Millisecond)); m.GetError().GetCode() != bankpb.Error_DENIED {
+		t.Errorf("stranger: got %v", m)
 	}
-	defer func() { _ = nc.Close() }()
-	stranger := &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)}
 	for name, test := range map[string]struct {
-		from *plainClient
 		m    *bankpb.BranchMessage
 		code bankpb.Error_Code
 	}{
-		"stranger": {stranger, cutOf("branch2", time.Millisecond), bankpb.Error_DENIED},
-		"too long": {b.clients[0], cutOf("branch2", link.MaxCut+time.Millisecond), bankpb.Error_BAD_REQUEST},
-		"self":     {b.clients[0], cutOf("branch1", time.Millisecond), bankpb.Error_BAD_REQUEST},
-		"unknown":  {b.clients[0], cutOf("nobody", time.Millisecond), bankpb.Error_BAD_REQUEST},
+		"too long": {cutOf("branch2", link.MaxCut+time.Millisecond), bankpb.Error_BAD_REQUEST},
+		"self":     {cutOf("branch1", time.Millisecond), bankpb.Error_BAD_REQUEST},
+		"unknown":  {cutOf("nobody", time.Millisecond), bankpb.Error_BAD_REQUEST},
 	} {
-		test.from.send(test.m)
-		if got := test.from.receive().GetError(); got.GetCode() != test.code {
+		b.clients[0].send(test.m)
+		if got := b.clients[0].receive().GetError(); got.GetCode() != test.code {
 			t.Errorf("%s: got %v, want %v", name, got, test.code)
 		}
 	}

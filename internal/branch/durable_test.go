@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +17,6 @@ import (
 	"cutbank/internal/branch"
 	"cutbank/internal/journal"
 	"cutbank/internal/ledger"
-	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -37,7 +37,10 @@ func newDurable(t *testing.T, n int) *durable {
 	t.Helper()
 	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n)}
 	for i := range n {
-		l := d.listen("127.0.0.1:0")
+		l := d.listen(func() string {
+			// Below the ports that the system gives to others, which would take one whose branch is stopped.
+			return fmt.Sprintf("127.0.0.1:%d", 2000+(os.Getpid()+int(nextPort.Add(1)))%1000)
+		})
 		port := l.Addr().(*net.TCPAddr).Port
 		d.all = append(d.all, &bankpb.InitBranch_Branch{Name: fmt.Sprintf("branch%d", i+1), Ip: "127.0.0.1", Port: uint32(port)})
 		d.run(i, l)
@@ -48,20 +51,20 @@ func newDurable(t *testing.T, n int) *durable {
 		}
 	})
 	for i := range n {
-		c := d.client(i)
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{
-			InitBranch: &bankpb.InitBranch{Balance: 1000, AllBranches: d.all},
-		}})
+		admitted(t, d.address(i), openingOf(1000, d.all), statusRequest())
 	}
 	return d
 }
 
-// listen takes an address that a stopped branch may have had: its port can be busy for a moment.
-func (d *durable) listen(address string) net.Listener {
+// nextPort is one that no other branch of these tests has had.
+var nextPort atomic.Int64
+
+// listen takes an address, tried until it is free.
+func (d *durable) listen(address func() string) net.Listener {
 	d.t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		l, err := net.Listen("tcp", address)
+		l, err := net.Listen("tcp", address())
 		if err == nil {
 			return l
 		}
@@ -80,7 +83,7 @@ func (d *durable) address(i int) string {
 
 func (d *durable) start(i int) {
 	d.t.Helper()
-	d.run(i, d.listen(d.address(i)))
+	d.run(i, d.listen(func() string { return d.address(i) }))
 }
 
 func (d *durable) run(i int, l net.Listener) {
@@ -135,24 +138,11 @@ func (d *durable) ended(i int) error {
 	}
 }
 
-func (d *durable) client(i int) *plainClient {
-	d.t.Helper()
-	nc, err := net.Dial("tcp", d.address(i))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { _ = nc.Close() })
-	return &plainClient{d.t, nc, wire.NewReader(nc, wire.MaxFrame)}
-}
-
 // status waits until the status of a branch satisfies the condition.
 func (d *durable) status(i int, what string, ok func(*bankpb.Status) bool) *bankpb.Status {
 	d.t.Helper()
-	c := d.client(i)
 	deadline := time.Now().Add(time.Minute)
-	for {
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{}}})
-		m := c.receive()
+	for c, m := admitted(d.t, d.address(i), statusRequest()); ; m = c.receive() {
 		if s := m.GetStatus_(); s != nil && ok(s) {
 			return s
 		}
@@ -160,6 +150,7 @@ func (d *durable) status(i int, what string, ok func(*bankpb.Status) bool) *bank
 			d.t.Fatalf("%s is never %s: %v", d.all[i].GetName(), what, m)
 		}
 		time.Sleep(2 * time.Millisecond)
+		c.send(statusRequest())
 	}
 }
 
@@ -301,11 +292,9 @@ func (d *durable) drain() {
 	d.t.Helper()
 	stopped := true
 	for i := range d.all {
-		c := d.client(i)
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{
+		admitted(d.t, d.address(i), &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{
 			GetStatus: &bankpb.GetStatus{Settings: &bankpb.Settings{Stopped: &stopped}},
 		}})
-		c.receive()
 	}
 	var sum, total uint64
 	for i := range d.all {

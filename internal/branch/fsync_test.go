@@ -239,19 +239,31 @@ func payAndCut(ctx context.Context, t *testing.T, cancel func(), first *branch.B
 		port := uint32(l.Addr().(*net.TCPAddr).Port)
 		init.AllBranches = append(init.AllBranches, &bankpb.InitBranch_Branch{Name: []string{"branch1", "branch2"}[i], Ip: "127.0.0.1", Port: port})
 	}
-	clients := make([]net.Conn, 2)
-	for i, l := range []net.Listener{l, l2} {
-		if clients[i], err = net.Dial("tcp", l.Addr().String()); err != nil {
-			t.Fatal(err)
+	opening := &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: init}}
+	var client *plainClient // of the first
+	for _, l := range []net.Listener{l2, l} {
+		for client = nil; client == nil; time.Sleep(time.Millisecond) { // again, when the machine stood still meanwhile
+			select {
+			case err := <-ended:
+				return err
+			default:
+			}
+			nc, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				continue
+			}
+			defer func() { _ = nc.Close() }()
+			c := &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)}
+			if _, err := c.ask(opening, statusRequest()); err == nil && nc.SetDeadline(time.Time{}) == nil {
+				client = c
+			}
 		}
-		defer func() { _ = clients[i].Close() }()
-		_, _ = clients[i].Write(wire.Append(nil, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{InitBranch: init}})) // it may have ended
 	}
 	answers := make(chan *bankpb.BranchMessage)
 	wg.Go(func() {
 		defer close(answers)
-		for r := wire.NewReader(clients[0], wire.MaxFrame); ; {
-			m, err := r.NextMessage()
+		for {
+			m, err := client.r.NextMessage()
 			if err != nil {
 				return
 			}
@@ -262,7 +274,7 @@ func payAndCut(ctx context.Context, t *testing.T, cancel func(), first *branch.B
 	for id := uint64(1); id <= snapshots; id++ { // each takes two commits at least, and the transfers others
 		frames := wire.Append(nil, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitSnapshot{InitSnapshot: &bankpb.InitSnapshot{SnapshotId: id}}})
 		frames = wire.Append(frames, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_RetrieveSnapshot{RetrieveSnapshot: &bankpb.RetrieveSnapshot{SnapshotId: id}}})
-		_, _ = clients[0].Write(frames) // it may have ended
+		_, _ = client.nc.Write(frames) // it may have ended
 		select {
 		case err := <-ended:
 			for range answers { // to the end of the connection

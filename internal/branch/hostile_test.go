@@ -168,21 +168,29 @@ func (b *besieged) session(dir string, certificates *identity.Certificates) []by
 	}
 	key, _ := hex.DecodeString(plan.Key)
 	bank, _ := hex.DecodeString(plan.BankID)
-	var address string
-	recorded := record(b.t, b.roster.Branches[0].Addr(), &address)
-	nc, err := certificates.Dial(b.t.Context(), address, "branch1")
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	c, nonce := &plainClient{b.t, nc, wire.NewReader(nc, wire.MaxFrame)}, make([]byte, 16)
-	c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
-	mac := link.ControllerMAC(key, nonce, c.receive().GetChallenge().GetNonce(), bank, "branch1")
-	c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac}}})
-	if c.receive().GetStatus_() == nil {
-		b.t.Fatal("the controller that is recorded is not taken")
-	}
-	_ = nc.Close()
-	return <-recorded
+	var session []byte
+	eventually(b.t, func() (any, bool) {
+		var address string
+		recorded := record(b.t, b.roster.Branches[0].Addr(), &address)
+		nc, err := certificates.Dial(b.t.Context(), address, "branch1")
+		if err != nil {
+			return err, false
+		}
+		defer func() { _ = nc.Close() }()
+		c, nonce := &plainClient{b.t, nc, wire.NewReader(nc, wire.MaxFrame)}, make([]byte, 16)
+		m, err := c.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
+		if err == nil {
+			mac := link.ControllerMAC(key, nonce, m.GetChallenge().GetNonce(), bank, "branch1")
+			m, err = c.ask(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac}}})
+		}
+		if err != nil || m.GetStatus_() == nil {
+			return fmt.Sprint(m, err), false
+		}
+		_ = nc.Close()
+		session = <-recorded
+		return nil, true
+	})
+	return session
 }
 
 // received counts the transfers that have arrived.

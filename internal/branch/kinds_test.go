@@ -9,10 +9,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"cutbank/internal/branch"
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
 	"cutbank/internal/wire"
@@ -57,20 +59,32 @@ func kind(m *bankpb.BranchMessage) string {
 	return ""
 }
 
-// lone is branch1 of a bank of two, whose branch2 is the test.
+// lone is branch1 of a bank of two, in virtual time. Its branch2 is the test.
 type lone struct {
 	t          *testing.T
-	address    string
+	pipes      *pipes
 	log        *lines
 	key, bank  []byte
-	controller *plainClient // has opened it; nil: nobody has
+	controller *plainClient  // has opened it; nil: nobody has
+	tape       *bytes.Buffer // keeps what is said to it by who dials it; nil: nothing does
+}
+
+// taped is the end of a connection of which is kept what it says.
+type taped struct {
+	net.Conn
+	tape *bytes.Buffer
+}
+
+func (c taped) Write(b []byte) (int, error) {
+	c.tape.Write(b)
+	return c.Conn.Write(b)
 }
 
 func (l *lone) dial() *plainClient {
 	l.t.Helper()
-	nc, err := net.Dial("tcp", l.address)
-	if err != nil {
-		l.t.Fatal(err)
+	nc := l.pipes.dial("192.0.2.1")
+	if l.tape != nil {
+		nc = taped{nc, l.tape}
 	}
 	l.t.Cleanup(func() { _ = nc.Close() })
 	return &plainClient{l.t, nc, wire.NewReader(nc, wire.MaxFrame)}
@@ -78,8 +92,8 @@ func (l *lone) dial() *plainClient {
 
 func newLone(t *testing.T, open, keyed bool) *lone {
 	t.Helper()
-	l := &lone{t: t}
-	l.address, l.log = startBranch(t, "branch1", nil)
+	l := &lone{t: t, pipes: newPipes()}
+	_, l.log = startBranch(t, "branch1", func(c *branch.Config) { c.Listener = l.pipes })
 	if !open {
 		return l
 	}
@@ -183,30 +197,32 @@ func TestEveryKind(t *testing.T) {
 				if taken && want == "" {
 					continue
 				}
-				l := newLone(t, test.open, test.keyed)
-				var before *bankpb.Status
-				if l.controller != nil {
-					before = l.books()
-				}
-				c := test.connect(l)
-				c.send(m)
 				if !taken {
 					want = test.refused
 				}
-				if got := c.answer(); got != want {
-					t.Errorf("%s is answered with %s, not with %s", name, got, want)
-				}
-				if !taken {
-					l.log.await(t, test.logged)
-				}
-				if strings.Contains(l.log.String(), "\x1b") {
-					t.Errorf("%s: escapes in the log: %q", name, l.log)
-				}
-				if before != nil {
-					if after := l.books(); !proto.Equal(before, after) {
-						t.Errorf("%s changed %v\nto %v", name, before, after)
+				synctest.Test(t, func(t *testing.T) {
+					l := newLone(t, test.open, test.keyed)
+					var before *bankpb.Status
+					if l.controller != nil {
+						before = l.books()
 					}
-				}
+					c := test.connect(l)
+					c.send(m)
+					if got := c.answer(); got != want {
+						t.Errorf("%s is answered with %s, not with %s", name, got, want)
+					}
+					if !taken {
+						l.log.await(t, test.logged)
+					}
+					if strings.Contains(l.log.String(), "\x1b") {
+						t.Errorf("%s: escapes in the log: %q", name, l.log)
+					}
+					if before != nil {
+						if after := l.books(); !proto.Equal(before, after) {
+							t.Errorf("%s changed %v\nto %v", name, before, after)
+						}
+					}
+				})
 			}
 		})
 	}
@@ -229,8 +245,6 @@ func agreedLink(l *lone) *plainClient {
 // TestReplay: the bytes of a real link and of a real controller open nothing a second time.
 func TestReplay(t *testing.T) {
 	t.Parallel()
-	l := newLone(t, true, true)
-	before := l.books()
 	for name, connect := range map[string]func(*lone) *plainClient{
 		"link": agreedLink,
 		"controller": func(l *lone) *plainClient {
@@ -244,21 +258,24 @@ func TestReplay(t *testing.T) {
 			return c
 		},
 	} {
-		tap := &lone{t: t, key: l.key, bank: l.bank}
-		recorded := record(t, l.address, &tap.address)
-		_ = connect(tap).nc.Close()
-		c := l.dial()
-		if _, err := c.nc.Write(<-recorded); err != nil {
-			t.Fatal(err)
-		}
-		answers := []string{c.answer(), c.answer()}
-		if answers[1] != "error" {
-			t.Errorf("a replayed %s is answered with %v", name, answers)
-		}
-		l.log.await(t, "does not have the key of this bank")
-	}
-	if after := l.books(); !proto.Equal(before, after) {
-		t.Errorf("changed %v\nto %v", before, after)
+		synctest.Test(t, func(t *testing.T) {
+			l := newLone(t, true, true)
+			before := l.books()
+			l.tape = &bytes.Buffer{}
+			_ = connect(l).nc.Close()
+			said := l.tape.Bytes()
+			l.tape = nil
+			c := l.dial()
+			go func() { _, _ = c.nc.Write(said) }()
+			answers := []string{c.answer(), c.answer()}
+			if answers[1] != "error" {
+				t.Errorf("a replayed %s is answered with %v", name, answers)
+			}
+			l.log.await(t, "does not have the key of this bank")
+			if after := l.books(); !proto.Equal(before, after) {
+				t.Errorf("changed %v\nto %v", before, after)
+			}
+		})
 	}
 }
 

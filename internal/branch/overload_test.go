@@ -11,7 +11,6 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/engine"
-	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
 )
 
@@ -33,6 +32,7 @@ func (g *gate) Commit([]byte) error {
 func TestOverload(t *testing.T) {
 	b := &bank{t: t}
 	hung := &gate{}
+	var addresses []string
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -58,18 +58,12 @@ func TestOverload(t *testing.T) {
 		})
 		port := l.Addr().(*net.TCPAddr).Port
 		b.all = append(b.all, &bankpb.InitBranch_Branch{Name: name, Ip: "127.0.0.1", Port: uint32(port)})
-		nc, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = nc.Close() })
-		b.clients = append(b.clients, &plainClient{t, nc, wire.NewReader(nc, wire.MaxFrame)})
+		addresses = append(addresses, l.Addr().String())
 	}
 	const share = 10_000_000
-	for _, c := range b.clients {
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_InitBranch{
-			InitBranch: &bankpb.InitBranch{Balance: share, AllBranches: b.all},
-		}})
+	for _, address := range addresses {
+		c, _ := admitted(t, address, openingOf(share, b.all), statusRequest())
+		b.clients = append(b.clients, c)
 	}
 	status := func(i int) *bankpb.Status {
 		b.clients[i].send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_GetStatus{GetStatus: &bankpb.GetStatus{}}})
@@ -77,7 +71,7 @@ func TestOverload(t *testing.T) {
 	}
 	until := func(what string, i int, ok func(*bankpb.Status) bool) *bankpb.Status {
 		t.Helper()
-		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(3 * time.Minute); ; time.Sleep(time.Millisecond) {
 			s := status(i)
 			for _, l := range s.GetLinks() {
 				if l.GetUnacknowledged() > engine.Window+1 { // and one marker

@@ -102,17 +102,19 @@ func eventually(t *testing.T, try func() (got any, ok bool)) {
 // startBranch runs a branch until the end of the test, with a log that is to be waited for.
 func startBranch(t *testing.T, name string, change func(*branch.Config)) (address string, log *lines) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	log = &lines{}
 	cfg := branch.Config{
-		Name: name, Listener: l, Interval: time.Hour,
+		Name: name, Interval: time.Hour,
 		Logger: hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Warn}),
 	}
 	if change != nil {
 		change(&cfg)
+	}
+	var err error
+	if cfg.Listener == nil {
+		if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	b, err := branch.New(cfg)
 	if err != nil {
@@ -126,7 +128,7 @@ func startBranch(t *testing.T, name string, change func(*branch.Config)) (addres
 			t.Error(err)
 		}
 	})
-	return l.Addr().String(), log
+	return cfg.Listener.Addr().String(), log
 }
 
 // certificates makes those of branch1 to branch3: good ones, expired ones of the same authority, and

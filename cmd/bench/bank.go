@@ -102,7 +102,7 @@ func (m *machine) openBank(ctx context.Context, n int, args ...string) (*bank, e
 // roster of free ports below those that the system gives to dialling ends.
 func (b *bank) roster(n int) (roster.Roster, error) {
 	var lines strings.Builder
-	port := 10000 + os.Getpid()%8000
+	port := 6100 + os.Getpid()%700
 	for i := range n {
 		for ; ; port++ {
 			if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {

@@ -94,8 +94,15 @@ func (m *machine) kills(ctx context.Context) error {
 	return m.withBank(ctx, n, nil, func(b *bank) error {
 		var healthy, ready series
 		for i := range n {
+			pid := 0
+			for pid == 0 { // it may have passed for hung just now, and 0 would be this process group
+				if err := pause(ctx, time.Millisecond); err != nil {
+					return err
+				}
+				pid = b.supervisor.Status()[i].PID
+			}
 			killed := time.Now()
-			if err := syscall.Kill(b.supervisor.Status()[i].PID, syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				return err
 			}
 			for _, wait := range []struct {

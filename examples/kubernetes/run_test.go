@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func start(t *testing.T, c corev1.Container, bin, pod string, replace []string) 
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		if t.Failed() {
+		if <-ended; t.Failed() {
 			t.Logf("%v\n%s", args, &errs)
 		}
 	})
@@ -125,16 +126,17 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+// freePorts are n of them that nobody takes meanwhile: below those that the system gives to dialling ends.
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for port := 5000 + os.Getpid()%900; len(ports) < n; port++ {
+		if port == 32768 {
+			t.Fatal("no port is free")
 		}
-		defer func() { _ = l.Close() }() // all held at once, so that they differ
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		ports = append(ports, port)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			ports = append(ports, strconv.Itoa(port))
+		}
 	}
 	return ports
 }

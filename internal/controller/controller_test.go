@@ -151,7 +151,7 @@ func TestRefusals(t *testing.T) {
 		"other bank":    {fresh: true, want: "belongs to another bank", code: 2},
 		"other name":    {spoil: func(f *fakeBank) { f.branches[1].claims = "x" }, want: `is "x": edit branches.txt line 2`, code: 2},
 		"other roster":  {spoil: func(f *fakeBank) { f.branches[1].roster = []string{"a", "b"} }, want: "holds a bank of the branches a, b", code: 2},
-		"nobody there":  {spoil: func(f *fakeBank) { f.branches[1].listener.Close(); f.branches[1].down = true }, want: "branch2 127.0.0.1:", code: 4},
+		"nobody there":  {spoil: func(f *fakeBank) { f.branches[1].down = true }, want: "branch2 127.0.0.1:", code: 4},
 		"not ready yet": {spoil: func(f *fakeBank) { f.branches[1].mute = true }, code: 0},
 	} {
 		t.Run(name, func(t *testing.T) {

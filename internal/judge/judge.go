@@ -3,7 +3,8 @@
 //
 // What it can know. A proxy reads a message after it was sent (Sent), and hands it on before it is
 // received (Passed); events are in the order in which they were noted. So what Passed after a branch's
-// marker was Sent was received after that branch had recorded; nothing follows from the other order.
+// marker was Sent was received after that branch had recorded, and what a branch has received Passed before
+// anything that it then says was noted; nothing else follows from the order.
 // The money ahead of a marker on a channel is what was sent before the sender's cut. With that, for
 // each branch of a complete snapshot
 //

@@ -21,7 +21,9 @@ func (m *machine) journals(ctx context.Context) error {
 	all := map[string]*series{}
 	for range m.rounds {
 		dir := filepath.Join(m.dir, "journals")
-		out, err := exec.CommandContext(ctx, program, dir, m.span.String()).Output() //nolint:gosec // just built
+		cmd := exec.CommandContext(ctx, program, dir, m.span.String()) //nolint:gosec // just built
+		cmd.Stderr = m.log
+		out, err := cmd.Output()
 		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
 			return err
 		}

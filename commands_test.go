@@ -129,7 +129,7 @@ func TestExamplesAreTested(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && slices.Contains([]string{".git", "bin", "data", "dist"}, path):
+		case d.IsDir() && (d.Name() == "__pycache__" || slices.Contains([]string{".git", "bin", "data", "dist"}, path)):
 			return fs.SkipDir
 		case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(path, "_test.yml"):
 			tests.WriteString(readDocument(t, path))

@@ -19,5 +19,5 @@ said 1 '^snapshot 2 '
 from=$(wc -l <"$dir/said")
 pkill -9 -f "/branch $branch .*--data-dir $dir/"
 said "$from" "^$branch is back"
-said "$((from + $(tail -n "+$from" "$dir/said" | grep -nE "^$branch is back" | cut -d: -f1)))" '^snapshot .*✓'
+said "$((from + $(tail -n "+$from" "$dir/said" | grep -nEm1 "^$branch is back" | cut -d: -f1)))" '^snapshot .*✓'
 tail -n "+$from" "$dir/said"

@@ -145,7 +145,9 @@ func campaign(t *testing.T, f *figures, n int, long bool) {
 	}
 	rand.Shuffle(len(blows), func(i, j int) { blows[i], blows[j] = blows[j], blows[i] })
 	for _, blow := range blows {
-		s.strike(f, blow)
+		for try := 1; !s.strike(f, blow) && try < 5; try++ { // something else ended the branch: it passed for hung
+			t.Logf("not all of it happened: %s", blow[0].name)
+		}
 	}
 	for range storms {
 		if long {
@@ -183,8 +185,8 @@ func (s *soak) launch() {
 	}
 }
 
-// strike lets branches suffer a blow, of one kind or of two.
-func (s *soak) strike(f *figures, blow []kind) {
+// strike lets branches suffer a blow, of one kind or of two, and tells whether all of it really happened.
+func (s *soak) strike(f *figures, blow []kind) bool {
 	s.t.Helper()
 	victims := rand.Perm(len(s.ports))
 	var ends []func() int
@@ -213,6 +215,7 @@ func (s *soak) strike(f *figures, blow []kind) {
 		f.mu.Unlock()
 	}
 	s.healed(blow[0].name)
+	return happened == len(blow)
 }
 
 func (f *figures) count(kind string, n int) {

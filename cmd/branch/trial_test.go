@@ -135,7 +135,7 @@ func (b *trial) read(lines *bufio.Scanner) {
 	isBack := regexp.MustCompile(`^(branch\d+) is back after`)
 	for lines.Scan() {
 		b.mu.Lock()
-		if b.last = append(b.last, lines.Text()); len(b.last) > 100 {
+		if b.last = append(b.last, lines.Text()); len(b.last) > 300 {
 			b.last = b.last[1:]
 		}
 		if snapshot.MatchString(lines.Text()) {
@@ -171,9 +171,16 @@ func (b *trial) wait(what string, done func() bool) {
 }
 
 // said waits for a line of the launcher.
-func (b *trial) said(pattern string) {
+func (b *trial) said(pattern string) (line string) {
 	b.t.Helper()
-	b.wait(pattern, func() bool { return slices.ContainsFunc(b.last, regexp.MustCompile(pattern).MatchString) })
+	b.wait(pattern, func() bool {
+		i := slices.IndexFunc(b.last, regexp.MustCompile(pattern).MatchString)
+		if i >= 0 {
+			line = b.last[i]
+		}
+		return i >= 0
+	})
+	return line
 }
 
 // forget what the launcher said so far.

@@ -142,6 +142,7 @@ func TestLauncherKilled(t *testing.T) {
 	if _, stderr := b.run(75); !strings.Contains(stderr, "is in use by pid "+strconv.Itoa(r.cmd.Process.Pid)) {
 		t.Errorf("a second launcher:\n%s", stderr)
 	}
+	b.status(func(r report) bool { return r.Branches[2].State == "paused" }) // it is adopted too
 	b.ask(0, "resume", "branch3")
 	r.until(`^snapshot \d+ .* = 4000 ✓`)
 	after := b.status(allReady)

@@ -61,15 +61,19 @@ func late(name, address string) {
 func TestLate(t *testing.T) {
 	t.Parallel()
 	r, commands := roster.Roster{File: "b.txt"}, [][]string{}
+	var held []net.Listener // at once, so that the ports differ
 	for i := range 2 {
 		l, err := net.Listen("tcp", "127.7.10.1:0") // where no other test looks for a port
 		if err != nil {
 			t.Fatal(err)
 		}
 		b := roster.Branch{Name: fmt.Sprintf("b%d", i), Host: "127.7.10.1", Port: uint16(l.Addr().(*net.TCPAddr).Port)}
-		_ = l.Close()
+		held = append(held, l)
 		r.Branches = append(r.Branches, b)
 		commands = append(commands, []string{os.Args[0], "late", b.Name, b.Addr()})
+	}
+	for _, l := range held {
+		_ = l.Close()
 	}
 	report, err := Run(context.Background(), Config{
 		Roster: r, Total: 20, Commands: commands, Dir: t.TempDir(), Wait: time.Minute, Say: t.Logf, openWait: time.Second,

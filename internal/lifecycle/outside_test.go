@@ -30,7 +30,7 @@ func TestProbes(t *testing.T) {
 	defer func() { _ = conn.Close() }()
 	check := func(service string, want healthpb.HealthCheckResponse_ServingStatus) {
 		t.Helper()
-		answer, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
+		answer, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
 		if err != nil || answer.GetStatus() != want {
 			t.Errorf("%q: %v, %v, want %v", service, answer.GetStatus(), err, want)
 		}
@@ -85,8 +85,10 @@ func TestProbers(t *testing.T) {
 	for range maxProbers + besides {
 		go func() {
 			conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-			if err == nil {
-				_, err = healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for again := err == nil; again; again = err != nil && ctx.Err() == nil { // the server gives up who is silent for 2 s
+				_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
 			}
 			answered <- err
 			<-release

@@ -192,10 +192,18 @@ func watch(t *testing.T, address, last string) *watcher {
 // next returns the next message of one of these kinds.
 func (w *watcher) next(kinds ...string) (id, kind, data string) {
 	w.t.Helper()
+	id, kind, data, err := w.read(kinds...)
+	if err != nil {
+		w.t.Fatalf("waiting for %v: %v", kinds, err)
+	}
+	return id, kind, data
+}
+
+func (w *watcher) read(kinds ...string) (id, kind, data string, err error) {
 	for {
 		line, err := w.r.ReadString('\n')
 		if err != nil {
-			w.t.Fatalf("waiting for %v: %v", kinds, err)
+			return "", "", "", err
 		}
 		switch key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); key {
 		case "id":
@@ -207,7 +215,7 @@ func (w *watcher) next(kinds ...string) (id, kind, data string) {
 		case "":
 			for _, k := range kinds {
 				if k == kind {
-					return id, kind, data
+					return id, kind, data, nil
 				}
 			}
 		}
@@ -266,19 +274,26 @@ func TestResume(t *testing.T) {
 func TestSlowWatcher(t *testing.T) {
 	s, address := serve(t, &fake{}, "")
 	slow := watch(t, address, "")
-	slow.next("hello")
+	last, _, _ := slow.next("hello")
 	big := strings.Repeat("x", 100<<10)
-	began := time.Now()
+	var longest time.Duration
 	for range 400 { // 40 MB: more than sockets and ring hold together
+		began := time.Now()
 		s.Publish("fault", big)
+		longest = max(longest, time.Since(began))
 	}
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("publishing took %s", took)
+	if longest > 8*time.Second { // a watcher may take 10 to read
+		t.Errorf("publishing one took %s", longest)
 	}
 	s.Publish("fault", "end")
 	pictures := 0
 	for {
-		_, kind, data := slow.next("hello", "fault")
+		id, kind, data, err := slow.read("hello", "fault")
+		if err != nil { // on a busy machine it was so slow that it was given up; it comes back
+			slow = watch(t, address, last)
+			continue
+		}
+		last = id
 		if kind == "hello" {
 			pictures++
 		}

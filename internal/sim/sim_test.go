@@ -60,7 +60,7 @@ func TestMutants(t *testing.T) {
 		hunted = []rules.Rule{rules.MarkerOvertaken, rules.AckBeforeDurable}
 	}
 	for _, rule := range hunted {
-		if m := sim.Hunt(rule, time.Minute); m.Found == nil {
+		if m := sim.Hunt(rule, 10*time.Minute); m.Found == nil {
 			t.Errorf("%s: not found in %d seeds", rule, m.Seeds)
 		}
 	}

@@ -199,6 +199,8 @@ func (b *browser) replay(bank *bank) {
 	defer func() { _ = r.end(syscall.SIGINT) }()
 	b.do(chromedp.Navigate(r.address()))
 	b.wait(`document.querySelector(".replay .slider input") !== null && document.querySelectorAll(".ring .node").length === 4`)
+	// It plays by itself: stopped, it stays where it is moved to, however late somebody looks.
+	b.wait(`((button) => button.textContent.trim() === "Play" || (button.click(), false))(document.querySelector(".panel.replay button"))`)
 	for to, shown := range []string{`document.querySelector(".equation .result b") === null`, `document.querySelector(".equation .result b")?.textContent === "4000"`} {
 		b.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`{
 			const slider = document.querySelector(".replay .slider input");

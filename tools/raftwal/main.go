@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"cutbank/internal/journal"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+
+	"cutbank/internal/journal"
 )
 
 const recordBytes = 32

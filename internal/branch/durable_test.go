@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,8 +39,11 @@ func newDurable(t *testing.T, n int) *durable {
 	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n)}
 	for i := range n {
 		l := d.listen(func() string {
-			// Below the ports that the system gives to others, which would take one whose branch is stopped.
-			return fmt.Sprintf("127.0.0.1:%d", 2000+(os.Getpid()+int(nextPort.Add(1)))%1000)
+			claimed, err := claim()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("127.0.0.1:%d", claimed.Addr().(*net.TCPAddr).Port+1+int(nextPort.Add(1))%99)
 		})
 		port := l.Addr().(*net.TCPAddr).Port
 		d.all = append(d.all, &bankpb.InitBranch_Branch{Name: fmt.Sprintf("branch%d", i+1), Ip: "127.0.0.1", Port: uint32(port)})
@@ -56,8 +60,20 @@ func newDurable(t *testing.T, n int) *durable {
 	return d
 }
 
-// nextPort is one that no other branch of these tests has had.
+// nextPort is the next of the ninety-nine behind the claimed one.
 var nextPort atomic.Int64
+
+// claim listens, until this process ends, on the first of a hundred ports that are then its alone. These banks
+// have no key: a branch of another process on the port of one that is stopped would be taken for that one. They
+// are below the ports that the system gives to dialling ends.
+var claim = sync.OnceValues(func() (l net.Listener, err error) {
+	for port := 2000; port < 3000; port += 100 {
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			break
+		}
+	}
+	return l, err
+})
 
 // listen takes an address, tried until it is free.
 func (d *durable) listen(address func() string) net.Listener {

@@ -5,7 +5,10 @@ set -uo pipefail
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 for _ in 1 2 3; do
   echo "$1 $2"
-  go test -run '^$' -fuzz "^$2\$" -fuzztime "$3" -parallel 1 "$1" 2>&1 | tee "$log" && exit 0
+  go test -run '^$' -fuzz "^$2\$" -fuzztime "$3" -parallel 1 "$1" 2>&1 | tee "$log" && {
+    echo "$1 $2: $(sed -nE 's/.*execs: ([0-9]+) .*/\1/p' "$log" | tail -1) inputs"
+    exit 0
+  }
   grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input' "$log" || exit 1
 done
 exit 1

@@ -16,37 +16,54 @@ for tool in spin cc; do
 done
 
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
-failures=0 rows=0 begin=$(date +%s)
+failures=0 rows=0 shown=0 begin=$(date +%s)
+slots=2 # rows at a time; the slow ones take up to 4 GB each
+[ "$set_of_rows" = fast ] || slots=1
+
+title() { echo "-- $1" >>"$work/$((rows + 1)).text"; }
 
 # row SPEED EXPECTED NAME SWITCHES...
 row() {
-  speed=$1 expected=$2 name=$3
-  shift 3
-  [ "$speed" = slow ] && [ "$set_of_rows" = fast ] && return
+  [ "$1" = slow ] && [ "$set_of_rows" = fast ] && return
   rows=$((rows + 1))
-  dir=$work/$rows && mkdir "$dir"
+  check "$@" >>"$work/$rows.text" &
+  eval "pid$rows=$!"
+  [ $((rows - shown)) -lt "$slots" ] || show
+}
+
+# show waits for the oldest row that runs.
+show() {
+  shown=$((shown + 1))
+  eval "wait \$pid$shown" || failures=$((failures + 1))
+  cat "$work/$shown.text"
+}
+
+check() {
+  speed=$1 expected=$2 name=$3 dir=$work/$rows
+  shift 3
+  mkdir "$dir" && cd "$dir" || return
   # Exhaustive: no reduction, no hashing away of states; COLLAPSE only packs them. 4 GB at most.
   # The compiler takes longer than most searches: it optimises only what runs long.
   pack=-O1
   [ "$expected" = error ] && pack=-O0
   [ "$speed" = slow ] && pack='-O2 -DCOLLAPSE'
-  (cd "$dir" && spin -a "$@" "$here/cutbank.pml" >log 2>&1 &&
-    cc -w -DSAFETY -DNOREDUCE -DMEMLIM=4000 -DVECTORSZ=2048 $pack -o pan pan.c >>log 2>&1) ||
-    { cat "$dir/log"; echo "model: $name: does not compile" >&2; exit 1; }
-  (cd "$dir" && nice -n 10 ./pan -m2000000 -w22 >out 2>&1)
-  found=$(sed -n 's/.*assertion violated \([^ ]*\).*/\1/p' "$dir/out" | head -1)
+  { spin -a "$@" "$here/cutbank.pml" && cc -w -DSAFETY -DNOREDUCE -DMEMLIM=4000 -DVECTORSZ=2048 $pack -o pan pan.c; } >log 2>&1 ||
+    { echo "$name: does not compile  <-- NOT AS EXPECTED"; cat log >&2; return 1; }
+  nice -n 10 ./pan -m2000000 -w22 >out 2>&1
+  found=$(sed -n 's/.*assertion violated \([^ ]*\).*/\1/p' out | head -1)
   # Only a search that says "errors: 0" and hit no limit counts as ok.
   outcome=unfinished
   if [ -n "$found" ]; then outcome=error
-  elif grep -q 'errors: 0$' "$dir/out" && ! grep -qE 'error: |Search not completed|out of memory|limit reached' "$dir/out"; then outcome=ok
+  elif grep -q 'errors: 0$' out && ! grep -qE 'error: |Search not completed|out of memory|limit reached' out; then outcome=ok
   fi
   mark=
-  [ "$outcome" = "$expected" ] || { mark='  <-- NOT AS EXPECTED'; failures=$((failures + 1)); tail -30 "$dir/out" >&2; }
+  [ "$outcome" = "$expected" ] || { mark='  <-- NOT AS EXPECTED'; tail -30 out >&2; }
   printf '%-66s %-8s %9s %7s %6s%s\n' "$name" "$outcome${found:+ $found}" \
-    "$(sed -n 's/ *\([0-9]*\) states, stored.*/\1/p' "$dir/out" | head -1)" \
-    "$(sed -n 's/.*depth reached \([0-9]*\),.*/\1/p' "$dir/out" | head -1)" \
-    "$(sed -n 's/.*elapsed time \([0-9.]*\) .*/\1/p' "$dir/out" | head -1)" "$mark"
-  rm -rf "$dir"
+    "$(sed -n 's/ *\([0-9]*\) states, stored.*/\1/p' out | head -1)" \
+    "$(sed -n 's/.*depth reached \([0-9]*\),.*/\1/p' out | head -1)" \
+    "$(sed -n 's/.*elapsed time \([0-9.]*\) .*/\1/p' out | head -1)" "$mark"
+  cd / && rm -rf "$dir"
+  [ -z "$mark" ]
 }
 
 printf '%-66s %-8s %9s %7s %6s\n' 'model (N=2 unless it says otherwise)' outcome states depth s
@@ -57,7 +74,7 @@ old="$one -DAMOUNTS=2 -DHELLO_WAITS"
 three="-DN=3 $one -DRING -DNO_ACKS -DHELLO_WAITS"
 third="-DN=3 $one -DHELLO_WAITS -DINITIATORS=0 -DRESTORES=3"
 
-echo '-- the protocol'
+title 'the protocol'
 row fast ok 'any number of crashes and resets' 
 row fast ok 'the same, hello waits for the sync' -DHELLO_WAITS
 row slow ok 'both branches start the snapshot' $one -DINITIATORS=3
@@ -72,7 +89,7 @@ row slow ok 'N=3, ring of transfers, 1 fault' $three -DFAULTS=1
 row fast ok 'N=3, ring, old directories back and forth, drain after 1 fault' $third -DRING -DFAULTS=1
 row slow ok 'N=3, all pay all, old directories back and forth, drain' $third -DFAULTS=0
 
-echo '-- one rule removed'
+title 'one rule removed'
 row fast error 'send before durable' $one -DSEND_BEFORE_DURABLE
 row fast ok    'ack before durable: I1 to I3 do not see it' $one -DACK_BEFORE_DURABLE
 row fast error 'ack before durable: the drain does' $one -DACK_BEFORE_DURABLE -DFAULTS=2
@@ -90,7 +107,7 @@ row slow error 'hello does not wait for the sync, old directory and back' $one -
 row fast error 'answer before the markers are acked, old directory' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2
 row slow ok    '... and answered only when they are' $old -DRESTORES=1 -DCONTROLLER_REMEMBERS -DINITIATORS=2 -DANSWER_WHEN_MARKERS_ACKED
 
-echo '-- rules that cover for each other'
+title 'rules that cover for each other'
 row fast ok    'any newer number accepted' $one -DANY_NEWER
 row fast error '... with ack before durable and no count fence' $one -DANY_NEWER -DACK_BEFORE_DURABLE -DNO_COUNT_FENCE
 row fast ok    'no dedupe, hello waits for the sync' $one -DNO_DEDUPE -DHELLO_WAITS
@@ -100,5 +117,6 @@ row slow ok    'stale reader not retired, no old directory' $one -DSTALE_READER
 row slow ok    'no hash fence, old directory put in place once' $old -DRESTORES=1 -DNO_HASH_FENCE
 row slow ok    'no barrier, old directory: I1 and I2 do not see it' $old -DRESTORES=1 -DNO_BARRIER -DI1_ONLY
 
+while [ "$shown" -lt "$rows" ]; do show; done
 echo "$rows rows, $failures not as expected, $(($(date +%s) - begin)) s"
 [ "$failures" = 0 ]

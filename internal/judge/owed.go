@@ -1,6 +1,9 @@
 package judge
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // owed is an answer that has not come within the time. It may still.
 type owed struct {
@@ -29,7 +32,8 @@ func (j *Judge) missing(e Event) {
 }
 
 // debtor is who keeps a branch from answering: itself when all markers were handed to it, or one that has sent
-// it none though it had to; both in the first half of the wait, so that there was time. Else nobody can be blamed.
+// it none though it had to; both in the first half of the wait, so that there was time. Else nobody can be blamed:
+// of what a branch has sent to anybody something is not taken, so that it may be kept in the middle of a write.
 func (j *Judge) debtor(s *snapshot, e Event) int {
 	who, half := e.From, (s.askedUS+e.AtUS)/2
 	caused := func(i int) bool {
@@ -40,12 +44,19 @@ func (j *Judge) debtor(s *snapshot, e Event) int {
 		}
 		return i == s.initiator
 	}
+	kept := func(i int) bool {
+		return slices.ContainsFunc(j.channels[i], func(c channel) bool {
+			return c.passed < len(c.items) && c.items[c.passed].sent < s.asked
+		})
+	}
+	if kept(who) {
+		who = Controller
+	}
 	for _, i := range j.others(e.From) {
-		m, c := s.marks[i][e.From], &j.channels[i][e.From]
-		stuck := c.passed < len(c.items) && c.items[c.passed].sent < s.asked // the branch does not read
+		m := s.marks[i][e.From]
 		switch {
 		case m != nil && m.passed != 0 && m.passedUS < half:
-		case m == nil && !stuck && caused(i):
+		case m == nil && caused(i) && !kept(i):
 			return i
 		default:
 			who = Controller

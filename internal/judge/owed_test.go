@@ -68,6 +68,8 @@ func TestFaultless(t *testing.T) {
 		{"it came only now", slices.Concat(markers(2, 1), []Event{retrieve}, wait, over(2, 1), []Event{missing}), Answers, "", ""},
 		{"it could not be sent before", slices.Concat(over(0, 1), []Event{retrieve}, wait, over(0, 2), []Event{missing}), Answers, "", ""},
 		{"the receiver does not read", slices.Concat(markers(2, 1), []Event{{Kind: Sent, Conn: 6, From: 2, To: 1, Money: 20}, retrieve}, wait, []Event{missing}), Answers, "", ""},
+		{"a third one does not read", slices.Concat(markers(2, 1), []Event{{Kind: Sent, Conn: 3, From: 2, To: 0, Money: 20}, retrieve}, wait, []Event{missing}), Answers, "", ""},
+		{"nor lets it answer", slices.Concat(markers(), []Event{{Kind: Sent, Conn: 2, From: 1, To: 0, Money: 20}, retrieve}, wait, []Event{missing}), Answers, "", ""},
 		{"it is paused", slices.Concat(markers(), []Event{retrieve, {Kind: Paused, From: 1, To: 1}}, wait, []Event{missing}), Answers, "", ""},
 
 		{"one ends after another", []Event{of(Exited, 2, 2), of(Exited, 1, 1)}, Runs, "b2", ""},

@@ -136,6 +136,7 @@ type Taken struct {
 	Channels  []State // as Books.Flows
 
 	markers int
+	ahead   []Flow // of each channel, as it was when the marker was sent; until the snapshot is complete
 }
 
 // Part is a branch in a snapshot.
@@ -153,7 +154,6 @@ type State struct {
 	Money, Count, Sent, Received uint64
 
 	closed bool // its marker has come
-	ahead  Flow // as it was when the marker was sent
 }
 
 // NewBooks are those of a bank of which nothing is known yet.
@@ -219,7 +219,7 @@ func (b *Books) open(e *Event) *Taken {
 		if len(b.Open) >= maxOpen { // whose markers are in no journal here are never complete
 			delete(b.Open, slices.Min(slices.Collect(maps.Keys(b.Open))))
 		}
-		t = &Taken{ID: e.SnapshotID, Initiator: e.Branch, Began: e.At, Parts: make([]Part, len(b.Accounts)), Channels: make([]State, len(b.Flows))}
+		t = &Taken{ID: e.SnapshotID, Initiator: e.Branch, Began: e.At, Parts: make([]Part, len(b.Accounts)), Channels: make([]State, len(b.Flows)), ahead: make([]Flow, len(b.Flows))}
 		b.Open[e.SnapshotID] = t
 	}
 	return t
@@ -236,7 +236,7 @@ func (b *Books) item(e *Event, i int) *Taken {
 	case MarkerSent:
 		b.Flows[out].MarkersSent++
 		if t := b.Open[e.SnapshotID]; t != nil {
-			t.Channels[out].ahead = b.Flows[out]
+			t.ahead[out] = b.Flows[out]
 		}
 	case Receive:
 		b.Flows[in].ReceivedCount++
@@ -250,7 +250,7 @@ func (b *Books) item(e *Event, i int) *Taken {
 	case MarkerReceived:
 		b.Flows[in].MarkersReceived++
 		t := b.open(e)
-		if ahead := &t.Channels[in].ahead; ahead.MarkersSent > 0 { // all of it has come, also what a gap hides
+		if ahead := &t.ahead[in]; ahead.MarkersSent > 0 { // all of it has come, also what a gap hides
 			f := &b.Flows[in]
 			f.ReceivedCount, f.ReceivedMoney, f.MarkersReceived, f.Gap = ahead.SentCount, ahead.SentMoney, ahead.MarkersSent, false
 		}
@@ -264,7 +264,7 @@ func (b *Books) item(e *Event, i int) *Taken {
 			p.Complete = e.At
 		}
 		if t.markers++; t.markers == len(b.Flows)-len(b.Accounts) {
-			t.Ended = e.At
+			t.Ended, t.ahead = e.At, nil
 			delete(b.Open, t.ID)
 			for j := range t.Parts {
 				if t.Parts[j].Recorded == 0 {

@@ -210,6 +210,54 @@ func TestNoRecordingBeforeTheBarrier(t *testing.T) {
 	}
 }
 
+// TestTooManyBeforeTheBarrier: of the snapshots that wait for the barrier there are so many, and one more is
+// refused, as one too many in progress is; it is not started at once.
+func TestTooManyBeforeTheBarrier(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	var a asking
+	for id := range uint64(ledger.MaxInProgress + 1) {
+		w.nodes[0].Initiate(&a, id+1, 0)
+	}
+	if w.settle(); a.refused != 1 || w.nodes[0].Ledger.SnapshotsInProgress() != 0 {
+		t.Errorf("%d refused, %d in progress before the barrier", a.refused, w.nodes[0].Ledger.SnapshotsInProgress())
+	}
+	w.connect(1, 0)
+	w.settle()
+	if r, _ := w.nodes[0].Ledger.Snapshot(ledger.MaxInProgress); r == nil || !r.Complete() || a.refused != 1 {
+		t.Errorf("the last that waited: %+v, %d refused", r, a.refused)
+	}
+}
+
+// TestPartPartition: while b and c don't reach each other, what a starts is complete at a at once, so that nothing
+// tells a to stop. Its links go on however many snapshots b and c are left with, and those complete afterwards.
+func TestPartPartition(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	for _, pair := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
+		w.connect(pair[0], pair[1])
+	}
+	w.settle()
+	w.deliver(1, 2, link.Delivery{Lost: errors.New("cut")})
+	w.deliver(2, 1, link.Delivery{Lost: errors.New("cut")})
+	const snapshots = 10 * ledger.MaxInProgress
+	var a asking
+	for id := range uint64(snapshots) {
+		w.nodes[0].Initiate(&a, id+1, 0)
+		w.settle()
+	}
+	w.pay(0, 1, 5)
+	w.settle()
+	if n := w.nodes[1].Ledger.SnapshotsInProgress(); len(w.errs) > 0 || n != snapshots || w.nodes[1].Ledger.Balance() != share+5 {
+		t.Errorf("%d snapshots in progress at b, which has %d: %v", n, w.nodes[1].Ledger.Balance(), w.errs)
+	}
+	w.connect(1, 2)
+	w.settle()
+	for i, e := range w.nodes {
+		if n := e.Ledger.SnapshotsInProgress(); n != 0 || len(w.errs) > 0 {
+			t.Errorf("%d are still in progress at %s: %v", n, w.names[i], w.errs)
+		}
+	}
+}
+
 // TestNoTraceBeforeReady: what a peer's position tells counts as acknowledged when the peer is ready, that
 // is, when all agree with its directory. Else a directory that some peer refuses would leave a trace here,
 // and that trace refuse the right one.

@@ -111,16 +111,17 @@ type early struct {
 // records could fit what its peers know of the newer one, and differ from what that one has told. It is
 // answered only when it is refused.
 func (e *Engine[P]) Initiate(c Client, id uint64, at int64) {
-	if e.barrier > 0 && len(e.early) < ledger.MaxInProgress {
-		e.early = append(e.early, early{c, id, at})
-		return
-	}
 	code := bankpb.Error_SNAPSHOT_LIMIT
 	var err error
-	if id == 0 || id > ledger.MaxMoney {
+	switch {
+	case id == 0 || id > ledger.MaxMoney:
 		code, err = bankpb.Error_BAD_REQUEST, fmt.Errorf("snapshot id %d is not between 1 and 2^53-1", id)
-	} else {
+	case e.barrier == 0:
 		err = e.Ledger.Initiate(&e.Filling.Output, id, at)
+	case len(e.early) < ledger.MaxInProgress:
+		e.early = append(e.early, early{c, id, at})
+	default:
+		err = fmt.Errorf("%d snapshots wait for the links to all branches", len(e.early))
 	}
 	if errors.Is(err, ledger.ErrExists) {
 		code = bankpb.Error_SNAPSHOT_EXISTS

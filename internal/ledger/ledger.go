@@ -38,8 +38,10 @@ import (
 // Limits of a branch. They bound what a peer or a client can make it hold.
 const (
 	// MaxInProgress is how many snapshots may be in progress at a branch before it starts no other.
-	// Markers of others are always taken: each branch of the roster can start that many.
 	MaxInProgress = 64
+	// maxMarked is how many may be in progress for the markers of others to be taken still. A peer may be
+	// done with its own at once and start more, while this branch waits for a third one's markers.
+	maxMarked = 1 << 16
 	// MaxDone is how many completed snapshots are kept to be retrieved; older ones are forgotten.
 	MaxDone = 128
 	// MaxIDAhead is how far above the highest known id a new snapshot may lie.
@@ -303,7 +305,7 @@ func (l *Ledger) receiveRun(out *Output, from int, run []Item) error {
 }
 
 func (l *Ledger) receiveMarker(out *Output, from int, id uint64, at int64) error {
-	if id > MaxMoney || l.process.Get(id) == nil && l.process.Len() >= MaxInProgress*len(l.pairs) {
+	if id > MaxMoney || l.process.Get(id) == nil && l.process.Len() >= maxMarked {
 		return fmt.Errorf("%w: marker %d, with %d snapshots in progress", ErrBadItem, id, l.process.Len())
 	}
 	if l.markerTwice(from, id) {

@@ -43,3 +43,20 @@ func TestSnapshotLimits(t *testing.T) {
 		t.Errorf("an id just not too far ahead: %v", err)
 	}
 }
+
+// TestMarkerLimit: markers of a peer are taken while so many snapshots wait for another's, and not one more.
+func TestMarkerLimit(t *testing.T) {
+	var l ledger.Ledger
+	var out ledger.Output
+	if err := l.Open(&out, ledger.Plan{Names: []string{"a", "b", "c"}, Balances: make([]uint64, 3)}, "a", make([]string, 3)); err != nil {
+		t.Fatal(err)
+	}
+	const most = 1 << 16
+	items := make([]ledger.Item, most+1)
+	for i := range items {
+		items[i].Marker = uint64(i) + 1
+	}
+	if err := l.Receive(&out, 1, 1, items, 0); !errors.Is(err, ledger.ErrBadItem) || l.SnapshotsInProgress() != most {
+		t.Errorf("%d snapshots in progress: %v", l.SnapshotsInProgress(), err)
+	}
+}

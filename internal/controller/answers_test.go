@@ -50,7 +50,8 @@ func (d *desk) attach(i int, open bool) {
 	ours, _ := net.Pipe()
 	c := &bankpb.Challenge{Version: link.Version, Name: d.names[i], Durable: true, Open: open}
 	if open {
-		c.BankId = d.bank.id()
+		c.BankId, c.Keyed = d.bank.id(), true
+		c.Mac = link.BranchMAC(d.bank.key(), nil, nil, c.GetBankId(), c.GetName())
 	}
 	d.onChallenge(d.peers[i], &session{conn: ours, out: make(chan *bankpb.BranchMessage, maxQueued)}, c)
 }
@@ -158,6 +159,29 @@ func TestUnansweredOpening(t *testing.T) {
 		}
 		if d.answer(1); d.phase != running {
 			t.Errorf("phase %d", d.phase)
+		}
+	})
+}
+
+// TestRefusedIsSaidOnce: who is no branch of this bank is dialled again and again, and the log says so once.
+func TestRefusedIsSaidOnce(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		d.open(t)
+		refused := func() {
+			d.onDisconnect(d.peers[1], net.ErrClosed)
+			d.attach(1, false)
+		}
+		refused()
+		refused()
+		if n := strings.Count(d.said.String(), "branch refused"); n != 1 {
+			t.Errorf("said %d times: %s", n, &d.said)
+		}
+		d.onDisconnect(d.peers[1], net.ErrClosed)
+		d.attach(1, true)
+		d.answer(1)
+		refused()
+		if n := strings.Count(d.said.String(), "branch refused"); n != 2 {
+			t.Errorf("said %d times: %s", n, &d.said)
 		}
 	})
 }

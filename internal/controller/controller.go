@@ -59,7 +59,8 @@ type Controller struct {
 	peers    []*peer
 	names    []string
 	phase    phase
-	bank     *Plan // nil: none is known yet
+	bank     *Plan  // nil: none is known yet
+	id       []byte // of the bank, since all branches are open
 	aside    string
 	plain    bool // opened by a client of the assignment: no plan, no key
 	wasOpen  bool // the bank was opened before this run

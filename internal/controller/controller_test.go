@@ -184,6 +184,46 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestComesBackAsAnother: a branch that comes back as one of another bank, or without the key of this one, is
+// no longer this bank's.
+func TestComesBackAsAnother(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, want string
+		plan       func(*bankpb.Plan) *bankpb.Plan
+		bank       *bankpb.Plan // of all branches at first; nil: the controller's
+	}{
+		{"of a client's bank", "belongs to another bank", func(*bankpb.Plan) *bankpb.Plan { return &bankpb.Plan{BankId: []byte("other")} }, nil},
+		{"without a key", "does not prove the key", func(p *bankpb.Plan) *bankpb.Plan { return &bankpb.Plan{BankId: p.GetBankId(), Total: 4000} }, nil},
+		{"of another client's bank", "belongs to another bank", func(*bankpb.Plan) *bankpb.Plan { return &bankpb.Plan{BankId: []byte("other")} }, &bankpb.Plan{BankId: []byte("first")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFakeBank(t, 2)
+			if c.bank != nil {
+				for _, b := range f.branches {
+					b.plan, b.share, b.roster = c.bank, 2000, f.roster().Names()
+				}
+			}
+			r := startRun(t, f, t.TempDir(), nil)
+			await[controller.Ready](t, r)
+			b := f.branches[0]
+			f.do(func() { b.plan = c.plan(b.plan) })
+			b.cut()
+			await[controller.BranchDown](t, r)
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+				s := r.Status()[0]
+				if strings.Contains(s.Reason, c.want) {
+					return
+				}
+				if s.Connected || time.Now().After(deadline) {
+					t.Fatalf("connected %v: %s", s.Connected, s.Reason)
+				}
+			}
+		})
+	}
+}
+
 func TestOtherTotalInTheDirectory(t *testing.T) {
 	t.Parallel()
 	f, dir := newFakeBank(t, 2), t.TempDir()

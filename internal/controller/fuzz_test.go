@@ -96,7 +96,7 @@ func FuzzAnswers(f *testing.F) {
 			p.status = &bankpb.Status{Total: 4000, Roster: plan.Names(), Ready: true, Share: plan.Branches[1+i].Balance}
 		}
 		if ready {
-			c.phase = running
+			c.phase, c.id = running, plan.id()
 			c.startSnapshot(nil)
 			for i, p := range c.peers[1:] {
 				c.onPart(p, zeros(1, plan.Branches[1+i].Balance))

@@ -56,7 +56,10 @@ func (c *Controller) refuse(p *peer, err error) {
 		c.fail(&UsageError{fmt.Errorf("%s (%s) %w", p.branch.Name, p.branch.Addr(), err)})
 		return
 	}
-	c.cfg.Logger.Warn("branch refused", "branch", p.branch.Name, "address", p.branch.Addr(), "reason", err)
+	if p.refused != err.Error() { // it is dialled twice a second
+		p.refused = err.Error()
+		c.cfg.Logger.Warn("branch refused", "branch", p.branch.Name, "address", p.branch.Addr(), "reason", err)
+	}
 	c.drop(p, err.Error())
 }
 
@@ -190,21 +193,21 @@ func (c *Controller) propose(p *peer) {
 // prove answers the challenge of a branch that is open.
 func (c *Controller) prove(p *peer) {
 	prove := &bankpb.Prove{Settings: c.cfg.Settings.proto(), AllBranches: c.addresses()}
-	known := c.knows(p.fact.GetBankId())
-	if p.fact.GetKeyed() {
-		if !known {
-			c.refuse(p, fmt.Errorf("belongs to another bank, %s, whose key is not in %s: %s",
-				idText(p.fact.GetBankId()), c.cfg.DataDir, c.cfg.Remedy))
-			return
-		}
-		key, id, name := c.bank.key(), p.fact.GetBankId(), p.branch.Name
+	id, name := p.fact.GetBankId(), p.branch.Name
+	known := c.knows(id)
+	switch {
+	case c.phase != opening && !bytes.Equal(id, c.id), p.fact.GetKeyed() && !known:
+		c.refuse(p, fmt.Errorf("belongs to another bank, %s, whose key is not in %s: %s", idText(id), c.cfg.DataDir, c.cfg.Remedy))
+		return
+	case known:
+		key := c.bank.key()
 		if !hmac.Equal(p.fact.GetMac(), link.BranchMAC(key, p.session.nonce, p.fact.GetNonce(), id, name)) {
 			c.refuse(p, fmt.Errorf("does not prove the key of the bank %s: it is an impostor, or another bank's: %s",
 				c.bank.BankID, c.cfg.Remedy))
 			return
 		}
 		prove.Mac = link.ControllerMAC(key, p.session.nonce, p.fact.GetNonce(), id, name)
-	} else if !known {
+	default:
 		c.plain = true
 	}
 	p.asked = true
@@ -298,7 +301,7 @@ func (c *Controller) onStatus(p *peer, s *bankpb.Status) {
 			p.fact.Open, p.fact.Keyed, p.fact.BankId = true, true, c.bank.id()
 			p.ask(getStatus(c.cfg.Settings.proto()))
 		}
-		p.proved, p.reason, p.since = true, "", time.Now()
+		p.proved, p.reason, p.refused, p.since = true, "", "", time.Now()
 		c.emit(BranchUp{p.branch.Name, p.branch.Addr(), s.GetIncarnation()})
 		c.repeat(p)
 		c.advance()
@@ -332,8 +335,8 @@ func (c *Controller) opened() {
 		c.fail(err)
 		return
 	}
-	c.phase = linking
-	n, id := len(c.peers), idText(c.peers[0].fact.GetBankId())
+	c.phase, c.id = linking, c.peers[0].fact.GetBankId()
+	n, id := len(c.peers), idText(c.id)
 	if c.plain || c.wasOpen {
 		c.emit(Resumed{id, c.cfg.Total, n, !c.plain, c.highest})
 	} else {

@@ -35,6 +35,7 @@ type peer struct {
 	proved   bool              // and so was our answer
 	reason   string            // why it is not proved, for people
 	since    time.Time         // of that reason
+	refused  string            // why it was, as the log says
 	status   *bankpb.Status    // the last one
 	statusAt time.Time
 	began    *bankpb.Status // the first one of this run

@@ -150,7 +150,7 @@ func (s *pending) tell(r Record) {
 func (c *Controller) record(s *pending) Record {
 	took := time.Since(s.started)
 	r := newRecord(s.id, c.cfg.Total, c.names, s.parts, Audit)
-	r.BankID = idText(c.peers[0].fact.GetBankId())
+	r.BankID = idText(c.id)
 	r.Initiator = r.initiator(s.initiator.branch.Name)
 	r.StartedAt = stamp(s.started)
 	r.DurationMS = float64(took.Microseconds()) / 1000

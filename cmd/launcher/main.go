@@ -167,6 +167,9 @@ func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stde
 	if o.replay != "" {
 		return o.runReplay(ctx)
 	}
+	// A reader that is gone, or a limit on files, is an error of the write, and no end that leaves branches behind.
+	// Notify, not Ignore: what is ignored here would be by other people's branches too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ)
 	if len(o.foreign.commands) > 0 {
 		return o.runForeign(ctx, out, stdout)
 	}

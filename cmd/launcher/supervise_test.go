@@ -251,6 +251,29 @@ func TestPortTaken(t *testing.T) {
 	b.nothingLeft()
 }
 
+// TestReaderGone: when nobody reads the results any more the bank is stopped in order.
+func TestReaderGone(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	cmd := b.command()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	results, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = results.Read(make([]byte, 1)) // as head -1 does
+	_ = results.Close()
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.String(), "broken pipe") {
+		t.Errorf("exit code %d (%s):\n%s", code, cmd.ProcessState, &stderr)
+	}
+	b.nothingLeft()
+}
+
 // makeDeaf makes a branch with hooks ignore SIGTERM.
 func makeDeaf(t *testing.T, pid int) {
 	t.Helper()

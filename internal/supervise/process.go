@@ -196,19 +196,20 @@ func (r *run) signal(s syscall.Signal) {
 	_ = r.cmd.Process.Signal(s)
 }
 
-func (r *run) leave() {
-	close(r.left)
-	r.logs.stop()
-}
+func (r *run) leave() { close(r.left) }
 
 // wait sees the end of the process, and lets go-plugin clean up after it.
 func (r *run) wait() exit {
+	left := false
 	select {
 	case <-r.ended:
 	case <-r.left:
-		return exit{}
+		left = true
 	}
 	r.logs.stop()
+	if left {
+		return exit{}
+	}
 	if r.client != nil {
 		r.client.Kill()
 		<-r.connected

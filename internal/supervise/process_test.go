@@ -254,6 +254,23 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// TestLeaveTheDead: a supervisor that leaves while the process of a child has ended leaves the others alone.
+func TestLeaveTheDead(t *testing.T) {
+	t.Parallel()
+	b := start(t, Config{}, self(t, "bad", "exits"), self(t, "good", "good"))
+	good := b.until("good", EventReady)
+	b.until("bad", EventFailed)
+	b.Leave()
+	b.stop()
+	s := b.Status()[1]
+	if !ours(s.PID) || s.PID != good.PID && s.Causes[Hung] == 0 {
+		t.Errorf("the other one: %+v", s)
+	}
+	for b.signal(s.PID, syscall.SIGKILL); ours(s.PID); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestStop(t *testing.T) {
 	t.Parallel()
 	b := start(t, Config{}, self(t, "a", "good"), self(t, "b", "good"))

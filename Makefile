@@ -39,7 +39,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
 	done | xargs -P 2 -L 1 sh -c 'tools/fuzz.sh $$0 $$1 $(FUZZTIME)'
 
 .PHONY: soak
-soak: ## the long campaigns (hours), into docs/soak.md; PARTS='sim faults kills directories mutants fuzz hostile'. SOAK=10m: faults on real banks for a time, and no more
+soak: ## the long campaigns (hours), into docs/soak.md; PARTS='sim faults kills restarts directories mutants fuzz hostile'. SOAK=10m: faults on real banks for a time, and no more
 ifeq (,$(filter %s %m %h,$(SOAK)))
 	tools/soak.sh $(PARTS)
 else

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the long campaigns and writes into docs/soak.md what each of them really made, against its target:
-# tools/soak.sh [PART ...], parts: sim faults kills directories mutants fuzz hostile. Fails below a target.
+# tools/soak.sh [PART ...], parts: sim faults kills restarts directories mutants fuzz hostile. Fails below a target.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=0
@@ -50,6 +50,10 @@ kills() {
   note 'branches killed (-9), no transfer lost or doubled' 20000 "$(sum ' ([0-9]+) kills (in|at) ')"
   note 'snapshots under these kills, all exact' 20000 "$(sum ' ([0-9]+) snapshots, all exact')"
 }
+restarts() {
+  CUTBANK_TEST_RESTARTS=${RESTARTS:-10000} go_test -run '^TestRestarts$' ./internal/branch
+  note 'branches stopped in order at full load, and started again' 10000 "$(sum ' ([0-9]+) branches stopped at full load')"
+}
 directories() {
   go_test -run '^TestOldDirectory$' -count=34 ./internal/branch
   note 'old or swapped directories refused before money moved' 1000 "$(sum ' ([0-9]+) directories refused')"
@@ -69,7 +73,7 @@ hostile() {
   note 'hostile connections to a paying bank, 80 % of its throughput left' 10000 "$(sum ' ([0-9]+) connections of [0-9]+ kinds')"
 }
 
-for part in ${*:-sim faults kills directories mutants fuzz hostile}; do
+for part in ${*:-sim faults kills restarts directories mutants fuzz hostile}; do
   "$part"
 done
 exit "$failed"

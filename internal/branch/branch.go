@@ -201,12 +201,7 @@ func (b *Branch) Run(ctx context.Context) error {
 	defer wg.Wait()
 	b.mesh = link.NewMesh(link.Config{
 		Delay: b.cfg.Delay,
-		Deliver: func(d link.Delivery) {
-			select {
-			case b.deliveries <- d:
-			case <-ctx.Done():
-			}
-		},
+		Deliver: func(d link.Delivery) { b.deliver(ctx, d) },
 		Notice: b.notice, Dial: b.cfg.Certificates.Dial,
 	})
 	defer b.mesh.Stop()
@@ -221,6 +216,19 @@ func (b *Branch) Run(ctx context.Context) error {
 	wg.Go(func() { b.acceptLoop(ctx, b.cfg.Listener) })
 	defer func() { _ = b.cfg.Listener.Close() }()
 	return b.loop(ctx)
+}
+
+// deliver hands a delivery to the loop, or drops it when the branch ends. Items are numbered by their place: after
+// one delivery that was dropped none may follow. Select alone takes any case that can go, and the loop may still
+// be taking when the context ends.
+func (b *Branch) deliver(ctx context.Context, d link.Delivery) {
+	if ctx.Err() != nil {
+		return
+	}
+	select {
+	case b.deliveries <- d:
+	case <-ctx.Done():
+	}
 }
 
 // resume begins the next incarnation of a branch that was recovered.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,8 @@ type durable struct {
 	dir  string
 	all  []*bankpb.InitBranch_Branch
 	runs []*running // by branch; nil: it does not run
+
+	interval time.Duration // of a branch that is started
 }
 
 type running struct {
@@ -36,7 +39,7 @@ type running struct {
 
 func newDurable(t *testing.T, n int) *durable {
 	t.Helper()
-	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n)}
+	d := &durable{t: t, dir: t.TempDir(), runs: make([]*running, n), interval: time.Millisecond}
 	for i := range n {
 		l := d.listen(func() string {
 			claimed, err := claim()
@@ -113,7 +116,7 @@ func (d *durable) run(i int, l net.Listener) {
 		d.t.Fatal(err)
 	}
 	b, err := branch.New(branch.Config{
-		Name: d.all[i].GetName(), Listener: l, Journal: j, Durable: true, Interval: time.Millisecond,
+		Name: d.all[i].GetName(), Listener: l, Journal: j, Durable: true, Interval: d.interval,
 		Logger: hclog.NewNullLogger(), CheckpointBytes: 16 << 10,
 	})
 	if err != nil {
@@ -287,8 +290,11 @@ func TestOldDirectory(t *testing.T) {
 	d.drain()
 }
 
-// TestRestarts: branches are stopped and started again while all pay; at the end transfers stop,
-// outboxes drain, and the balances alone are the total.
+// restartsEnv is how many branches TestRestarts stops at full load: 20 when it is not set.
+const restartsEnv = "CUTBANK_TEST_RESTARTS"
+
+// TestRestarts: branches are stopped and started again while all pay, then the same at full load; at the end
+// transfers stop, outboxes drain, and the balances alone are the total.
 func TestRestarts(t *testing.T) {
 	d := newDurable(t, 4)
 	for k := range 12 {
@@ -300,6 +306,20 @@ func TestRestarts(t *testing.T) {
 		}
 		d.start(k % 4)
 	}
+	stops := 20
+	if s := os.Getenv(restartsEnv); s != "" {
+		var err error
+		if stops, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.interval = 0
+	for k := range stops {
+		d.paid((k+1)%4, 50)
+		d.stop(k % 4)
+		d.start(k % 4)
+	}
+	t.Logf("%d branches stopped at full load", stops)
 	d.drain()
 }
 

@@ -200,9 +200,9 @@ func (b *Branch) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	b.mesh = link.NewMesh(link.Config{
-		Delay: b.cfg.Delay,
+		Delay:   b.cfg.Delay,
 		Deliver: func(d link.Delivery) { b.deliver(ctx, d) },
-		Notice: b.notice, Dial: b.cfg.Certificates.Dial,
+		Notice:  b.notice, Dial: b.cfg.Certificates.Dial,
 	})
 	defer b.mesh.Stop()
 	defer cancel()

@@ -31,7 +31,10 @@ const (
 	tempSuffix       = ".tmp"
 )
 
-func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+// checksum continues a CRC-32C.
+func checksum(sum uint32, b []byte) uint32 {
+	return crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), b)
+}
 
 // header is the first 64 bytes of a segment or a checkpoint.
 type header struct {
@@ -50,7 +53,7 @@ func (h header) append(b []byte, magic string) []byte {
 	b = binary.LittleEndian.AppendUint64(b, h.index)
 	b = binary.LittleEndian.AppendUint64(b, h.size)
 	b = append(b, make([]byte, headerBytes-4-(len(b)-start))...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli()))
+	return binary.LittleEndian.AppendUint32(b, checksum(0, b[start:]))
 }
 
 // parseHeader refuses what it does not understand fully.
@@ -64,7 +67,7 @@ func parseHeader(b []byte, magic, file string) (header, error) {
 	if v := binary.LittleEndian.Uint32(b[8:]); v != version {
 		return header{}, refuse(ErrVersion, file, 8, "version %d, this program reads version %d", v, version)
 	}
-	if crc32.Checksum(b[:headerBytes-4], castagnoli()) != binary.LittleEndian.Uint32(b[headerBytes-4:]) {
+	if checksum(0, b[:headerBytes-4]) != binary.LittleEndian.Uint32(b[headerBytes-4:]) {
 		return header{}, refuse(ErrCorrupt, file, 0, "the checksum of the header differs")
 	}
 	return header{
@@ -78,7 +81,7 @@ func parseHeader(b []byte, magic, file string) (header, error) {
 // seed is the CRC that every record of a journal starts from, so that the
 // records of another journal are not valid in this one.
 func seed(id uint64) uint32 {
-	return crc32.Checksum(binary.LittleEndian.AppendUint64(nil, id), castagnoli())
+	return checksum(0, binary.LittleEndian.AppendUint64(nil, id))
 }
 
 // recordBytes is the size of a record that holds n bytes.
@@ -87,7 +90,7 @@ func recordBytes(n int) int64 {
 }
 
 // appendRecord appends the record of one commit, or a seal if events is empty.
-func appendRecord(b []byte, table *crc32.Table, seed uint32, index uint64, events []byte) []byte {
+func appendRecord(b []byte, seed uint32, index uint64, events []byte) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(events))) //nolint:gosec // at most MaxCommit
@@ -97,7 +100,7 @@ func appendRecord(b []byte, table *crc32.Table, seed uint32, index uint64, event
 	for (len(b)-start)%alignment != 0 {
 		b = append(b, 0)
 	}
-	binary.LittleEndian.PutUint32(b[start:], crc32.Update(seed, table, b[start+4:]))
+	binary.LittleEndian.PutUint32(b[start:], checksum(seed, b[start+4:]))
 	return b
 }
 
@@ -109,7 +112,7 @@ type record struct {
 }
 
 // parseRecord reads the record at the start of b, if a valid one is there.
-func parseRecord(b []byte, table *crc32.Table, seed uint32) (record, bool) {
+func parseRecord(b []byte, seed uint32) (record, bool) {
 	if len(b) < sealBytes {
 		return record{}, false
 	}
@@ -121,7 +124,7 @@ func parseRecord(b []byte, table *crc32.Table, seed uint32) (record, bool) {
 	if size > int64(len(b)) || b[recordHeader+n] != endMark {
 		return record{}, false
 	}
-	if crc32.Update(seed, table, b[4:size]) != binary.LittleEndian.Uint32(b) {
+	if checksum(seed, b[4:size]) != binary.LittleEndian.Uint32(b) {
 		return record{}, false
 	}
 	return record{

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math/bits"
 	"time"
 
@@ -98,7 +97,6 @@ type Stats struct {
 type Journal struct {
 	fs    FS
 	cfg   Config
-	table *crc32.Table
 	err   error // sticky
 	ready bool  // recovered
 
@@ -136,7 +134,7 @@ func Open(fs FS, cfg Config) (*Journal, error) {
 		_, _ = rand.Read(b[:]) // never fails
 		cfg.ID = binary.LittleEndian.Uint64(b[:])
 	}
-	return &Journal{fs: fs, cfg: cfg, table: castagnoli()}, nil
+	return &Journal{fs: fs, cfg: cfg}, nil
 }
 
 // Commit stores events, which may not be empty, as one unit: a recovery finds
@@ -169,7 +167,7 @@ func (j *Journal) Commit(events []byte) error {
 
 // append writes and syncs one record at the end of the current segment.
 func (j *Journal) append(events []byte) error {
-	j.buf = appendRecord(j.buf[:0], j.table, j.seed, j.next, events)
+	j.buf = appendRecord(j.buf[:0], j.seed, j.next, events)
 	if err := j.write(j.cur, j.name, j.buf, j.off); err != nil {
 		return err
 	}
@@ -223,7 +221,7 @@ func (j *Journal) writeCheckpoint(state []byte) error {
 	if err != nil {
 		return failed("create", temp, err)
 	}
-	h := header{id: j.id, index: j.next - 1, size: uint64(len(state)), sum: crc32.Update(j.seed, j.table, state)}
+	h := header{id: j.id, index: j.next - 1, size: uint64(len(state)), sum: checksum(j.seed, state)}
 	err = j.write(f, temp, h.append(nil, checkpointMagic), 0)
 	if err == nil && len(state) > 0 {
 		err = j.write(f, temp, state, headerBytes)

@@ -59,7 +59,7 @@ func (j *Journal) change(size int64) error {
 	}
 	j.cur, j.name = cur, segmentName(j.next)
 	j.old = append(j.old, name)
-	seal := appendRecord(j.buf[:0], j.table, j.seed, j.next, nil)
+	seal := appendRecord(j.buf[:0], j.seed, j.next, nil)
 	if err := errors.Join(j.writeSync(before, name, seal, j.off), failed("close", name, before.Close())); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 )
 
@@ -21,7 +20,6 @@ type visitor struct {
 type survey struct {
 	fs    FS
 	visit visitor
-	table *crc32.Table
 
 	report   Report
 	found    bool // there is a journal
@@ -45,7 +43,7 @@ type patch struct {
 }
 
 func newSurvey(fs FS, v visitor) *survey {
-	return &survey{fs: fs, visit: v, table: castagnoli(), next: 1, from: 1, patches: map[uint64]patch{}}
+	return &survey{fs: fs, visit: v, next: 1, from: 1, patches: map[uint64]patch{}}
 }
 
 func (s *survey) run() error {
@@ -106,7 +104,7 @@ func (s *survey) readCheckpoint(all []uint64) error {
 		return refuse(ErrForeign, name, 0, "its header says that it ends with commit %d", h.index)
 	case h.size != uint64(len(state)):
 		return refuse(ErrCorrupt, name, int64(len(data)), "has %d bytes of state, its header says %d", len(state), h.size)
-	case crc32.Update(seed(h.id), s.table, state) != h.sum:
+	case checksum(seed(h.id), state) != h.sum:
 		return refuse(ErrCorrupt, name, headerBytes, "the checksum of the state differs")
 	}
 	s.found, s.id, s.seed = true, h.id, seed(h.id)
@@ -275,7 +273,7 @@ type segmentReader struct {
 
 func (r *segmentReader) records() error {
 	for !r.sealed {
-		rec, ok := parseRecord(r.data[r.off:], r.table, r.seed)
+		rec, ok := parseRecord(r.data[r.off:], r.seed)
 		if !ok {
 			break
 		}
@@ -323,7 +321,7 @@ func (r *segmentReader) judge() error {
 		return refuse(ErrCorrupt, r.name, r.off, "bytes behind the end of the segment")
 	}
 	for o := alignment; o < len(rest); o += alignment {
-		if rec, ok := parseRecord(r.data[r.off+int64(o):], r.table, r.seed); ok && rec.index >= r.next {
+		if rec, ok := parseRecord(r.data[r.off+int64(o):], r.seed); ok && rec.index >= r.next {
 			return refuse(ErrCorrupt, r.name, r.off, "commit %d is damaged: commit %d at offset %d is valid",
 				r.next, rec.index, r.off+int64(o))
 		}

@@ -3,7 +3,6 @@ package journal
 import (
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 	"io/fs"
 )
@@ -12,14 +11,13 @@ import (
 // on where it was. It changes nothing and takes no lock. What it hands over was written whole but may not
 // be durable yet: it is for who lives and dies with the same machine. Not safe for concurrent use.
 type Tail struct {
-	fs    FS
-	table *crc32.Table
-	file  File // the segment that is read; nil: begin with the checkpoint
-	name  string
-	seed  uint32
-	off   int64
-	next  uint64 // index of the next commit
-	buf   []byte
+	fs   FS
+	file File // the segment that is read; nil: begin with the checkpoint
+	name string
+	seed uint32
+	off  int64
+	next uint64 // index of the next commit
+	buf  []byte
 }
 
 // Bounds of one read of a tail: it doubles while there is more.
@@ -29,7 +27,7 @@ const (
 )
 
 // NewTail follows the journal in a directory; ReadDir is the FS for it.
-func NewTail(fs FS) *Tail { return &Tail{fs: fs, table: castagnoli()} }
+func NewTail(fs FS) *Tail { return &Tail{fs: fs} }
 
 // Read hands over what has come since the last call, until it has handed over limit bytes; more tells that
 // it ended for that reason. At the first call, and again when the writer has removed what was not read yet,
@@ -134,7 +132,7 @@ func (t *Tail) records(limit int, commit func(uint64, []byte) error) (more bool,
 // those were handed over.
 func (t *Tail) parse(b []byte, limit int, commit func(uint64, []byte) error) (used, took int, err error) {
 	for took < limit {
-		rec, ok := parseRecord(b[used:], t.table, t.seed)
+		rec, ok := parseRecord(b[used:], t.seed)
 		if !ok {
 			return used, took, nil
 		}

@@ -18,11 +18,7 @@ const maxItems = 1 << 62
 // Checkpoint appends the whole state: the fold of all events so far. Load takes it back.
 func (l *Ledger) Checkpoint(b []byte) []byte {
 	b = appendAll(b, checkpointVersion)
-	b = appendPlan(b, &l.plan)
-	b = appendAll(b, uint64(l.self)) //nolint:gosec // an index
-	for _, a := range l.addresses {
-		b = appendString(b, a)
-	}
+	b = appendPlace(b, &l.plan, l.self, l.addresses)
 	b = appendAll(b, l.incarnation, l.balance, l.lastID, l.floor)
 	for i := range l.pairs {
 		p := &l.pairs[i]
@@ -52,17 +48,13 @@ func (l *Ledger) Load(state []byte) error {
 	if v := r.uvarint(); v != checkpointVersion {
 		return fmt.Errorf("%w: checkpoint of version %d, this program reads %d", ErrEvents, v, checkpointVersion)
 	}
-	plan := r.plan()
-	plan2, self := plan, r.uvarint()
-	addresses := r.strings(len(plan.Names))
-	if r.bad || self >= uint64(len(plan.Names)) {
-		return fmt.Errorf("%w: the plan of a checkpoint", ErrEvents)
+	plan, self, addresses, err := r.place()
+	if err != nil {
+		return err
 	}
-	if _, err := plan.check(plan.Names[self], addresses); err != nil {
-		return fmt.Errorf("%w: the plan of a checkpoint: %w", ErrEvents, err)
-	}
-	plan2.InTransit = nil                      // it is in the outboxes below
-	l.applyOpened(plan2, int(self), addresses) //nolint:gosec // below the number of names
+	settled := plan
+	settled.InTransit = nil // it is in the outboxes below
+	l.applyOpened(settled, self, addresses)
 	l.plan = plan
 	l.incarnation, l.balance, l.lastID, l.floor = r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()
 	r.bad = r.bad || l.balance > l.limit
@@ -98,6 +90,13 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
+func appendStrings(b []byte, list []string) []byte {
+	for _, s := range list {
+		b = appendString(b, s)
+	}
+	return b
+}
+
 func appendFlow(b []byte, f snapshot.Flow) []byte { return appendAll(b, f.Count, f.Money) }
 
 func appendPlan(b []byte, p *Plan) []byte {
@@ -113,6 +112,11 @@ func appendPlan(b []byte, p *Plan) []byte {
 		b = appendAll(b, uint64(t.Src), uint64(t.Dst), t.Money) //nolint:gosec // indexes
 	}
 	return b
+}
+
+// appendPlace appends the bank and the branch's place in it.
+func appendPlace(b []byte, plan *Plan, self int, addresses []string) []byte {
+	return appendStrings(appendAll(appendPlan(b, plan), uint64(self)), addresses) //nolint:gosec // an index
 }
 
 func appendRecordings(b []byte, list []*snapshot.Recording) []byte {
@@ -210,6 +214,20 @@ func (r *reader) plan() Plan {
 		})
 	}
 	return p
+}
+
+// place reads what appendPlace wrote. Error: ErrEvents.
+func (r *reader) place() (plan Plan, self int, addresses []string, err error) {
+	plan = r.plan()
+	i := r.uvarint()
+	addresses = r.strings(len(plan.Names))
+	if r.bad || i >= uint64(len(plan.Names)) {
+		return plan, 0, nil, fmt.Errorf("%w: the plan", ErrEvents)
+	}
+	if self, err = plan.check(plan.Names[i], addresses); err != nil {
+		err = fmt.Errorf("%w: the plan: %w", ErrEvents, err)
+	}
+	return plan, self, addresses, err
 }
 
 func (r *reader) pair(p *pair) {

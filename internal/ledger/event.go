@@ -76,8 +76,7 @@ func appendReceived(b []byte, from int, run []Item) []byte {
 }
 
 func appendMarker(b []byte, from int, id uint64, at int64) []byte {
-	b = binary.AppendUvarint(appendHead(b, from, kindMarker), id)
-	return binary.AppendUvarint(b, uint64(at)) //nolint:gosec // back again in Replay
+	return appendAll(appendHead(b, from, kindMarker), id, uint64(at)) //nolint:gosec // back again in Replay
 }
 
 func appendAcked(b []byte, by int, count uint64) []byte {
@@ -85,25 +84,7 @@ func appendAcked(b []byte, by int, count uint64) []byte {
 }
 
 func appendInitiated(b []byte, id uint64, at int64) []byte {
-	b = binary.AppendUvarint(appendBare(b, bareInitiated), id)
-	return binary.AppendUvarint(b, uint64(at)) //nolint:gosec // back again in Replay
-}
-
-func appendMoved(b []byte, addresses []string) []byte {
-	b = appendBare(b, bareMoved)
-	for _, a := range addresses {
-		b = appendString(b, a)
-	}
-	return b
-}
-
-func appendOpened(b []byte, plan *Plan, self int, addresses []string) []byte {
-	b = appendPlan(appendBare(b, bareOpened), plan)
-	b = binary.AppendUvarint(b, uint64(self)) //nolint:gosec // an index
-	for _, a := range addresses {
-		b = appendString(b, a)
-	}
-	return b
+	return appendAll(appendBare(b, bareInitiated), id, uint64(at)) //nolint:gosec // back again in Replay
 }
 
 // Stamp notes when the events of a batch were made, in microseconds since 1970, for people.
@@ -207,16 +188,11 @@ func (l *Ledger) replayBare(r *reader, t *teller, which int) error {
 	case bareMoved:
 		l.addresses = r.strings(len(l.plan.Names))
 	case bareOpened:
-		plan := r.plan()
-		self := r.uvarint()
-		addresses := r.strings(len(plan.Names))
-		if r.bad || self >= uint64(len(plan.Names)) {
-			return fmt.Errorf("%w: the plan", ErrEvents)
+		plan, self, addresses, err := r.place()
+		if err != nil {
+			return err
 		}
-		if i, err := plan.check(plan.Names[self], addresses); err != nil || i != int(self) { //nolint:gosec // below the number of names
-			return fmt.Errorf("%w: the plan: %w", ErrEvents, err)
-		}
-		l.applyOpened(plan, int(self), addresses) //nolint:gosec // below the number of names
+		l.applyOpened(plan, self, addresses)
 		t.restored(plan.InTransit)
 	case bareBroken:
 		l.plan.Broken = r.rule()

@@ -199,7 +199,7 @@ func (l *Ledger) Open(out *Output, plan Plan, self string, addresses []string) e
 	if err != nil {
 		return err
 	}
-	out.Persist = appendOpened(out.Persist, &plan, i, addresses)
+	out.Persist = appendPlace(appendBare(out.Persist, bareOpened), &plan, i, addresses)
 	if plan.Broken != rules.None {
 		out.Persist = appendString(appendBare(out.Persist, bareBroken), plan.Broken.String())
 	}
@@ -224,7 +224,7 @@ func (l *Ledger) Move(out *Output, addresses []string) error {
 	if len(addresses) != len(l.plan.Names) {
 		return fmt.Errorf("%d addresses for %d branches", len(addresses), len(l.plan.Names))
 	}
-	out.Persist = appendMoved(out.Persist, addresses)
+	out.Persist = appendStrings(appendBare(out.Persist, bareMoved), addresses)
 	l.addresses = addresses
 	return nil
 }
@@ -250,7 +250,7 @@ func (l *Ledger) Transfer(out *Output, to int, money, id uint64, window int) err
 // received before are skipped. At is the time to note for people, in microseconds since 1970.
 //
 // Error: ErrBadItem for what an honest peer can't send: a gap, an empty item, money that the bank
-// does not have, a marker twice. Items before the bad one are taken.
+// does not have, a marker twice. It ends the channel; of the items before the bad one some may be taken.
 func (l *Ledger) Receive(out *Output, from int, first uint64, items []Item, at int64) error {
 	p := &l.pairs[from]
 	next := p.received + 1

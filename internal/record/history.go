@@ -209,7 +209,7 @@ func (b *Books) Add(e *Event) *Taken {
 	return nil
 }
 
-// maxOpen bounds the snapshots that are not complete: as many as a branch has in progress at most.
+// maxOpen bounds the snapshots that are not complete: when so many are in progress, a branch starts no more.
 const maxOpen = ledger.MaxInProgress
 
 // open is the snapshot of an event, which may be its first.

@@ -123,9 +123,7 @@ func alone(out io.Writer, o sim.Options, trace bool) bool {
 	if trace {
 		fmt.Fprintln(out, strings.Join(lines, "\n"))
 	}
-	var c sim.Campaign
-	c = *c.Of(o, r)
-	c.Print(out, time.Since(began))
+	sim.Single(o, r).Print(out, time.Since(began))
 	fmt.Fprintf(out, "hash %016x\n", r.Hash)
 	if r.Violation != nil {
 		explain(out, o)

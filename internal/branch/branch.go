@@ -202,7 +202,7 @@ func (b *Branch) Run(ctx context.Context) error {
 	b.mesh = link.NewMesh(link.Config{
 		Delay:   b.cfg.Delay,
 		Deliver: func(d link.Delivery) { b.deliver(ctx, d) },
-		Notice:  b.notice, Dial: b.cfg.Certificates.Dial,
+		Failed:  b.dialFailed, Dial: b.cfg.Certificates.Dial,
 	})
 	defer b.mesh.Stop()
 	defer cancel()

@@ -174,14 +174,14 @@ func (b *Branch) identify(nc net.Conn) (net.Conn, identity.Peer, error) {
 	return conn, who, err
 }
 
-// notice logs what a link that was dialled came to: aloud when one of the ends refused the other.
-func (b *Branch) notice(e link.Event) {
+// dialFailed logs why a link did not come up: aloud when one of the ends refused the other.
+func (b *Branch) dialFailed(peer string, err error) {
 	var refusal *link.Refusal
-	if errors.As(e.Err, &refusal) && refusal.Code != bankpb.Error_NOT_OPEN || refusal == nil && !quiet(e.Err) {
-		b.refusals.log(e.What, e.Peer, e.Err)
+	if errors.As(err, &refusal) && refusal.Code != bankpb.Error_NOT_OPEN || refusal == nil && !quiet(err) {
+		b.refusals.log("dial failed", peer, err)
 		return
 	}
-	b.cfg.Logger.Debug(e.What, "peer", e.Peer, "err", wire.Printable(e.Err.Error()))
+	b.cfg.Logger.Debug("dial failed", "peer", peer, "err", wire.Printable(err.Error()))
 }
 
 func (b *Branch) denied(format string, args ...any) *link.Refusal {

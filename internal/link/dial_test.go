@@ -19,7 +19,7 @@ func TestDialsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int64
 		m := link.NewMesh(link.Config{
-			Notice: func(link.Event) {},
+			Failed: func(string, error) {},
 			Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				dials.Add(1)
 				<-ctx.Done()

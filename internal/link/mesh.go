@@ -52,19 +52,13 @@ const (
 	dialTime = 250 * time.Millisecond
 )
 
-// Event is something that happened to a link, for logs.
-type Event struct {
-	Peer string
-	What string // "dial failed", "link refused"
-	Err  error
-}
-
 // Config of a Mesh.
 type Config struct {
 	Delay   Delay          // of items; none
 	Deliver func(Delivery) // called by one goroutine per connection, in order; may block
-	Notice  func(Event)    // must not block
-	// Dial connects to the branch of that name, and knows that it is that one; default: plain TCP.
+	// Failed tells why a link that was dialled did not come up. It must not block.
+	Failed func(peer string, err error)
+	// Dial connects to the branch of that name, and knows that it is that one.
 	Dial func(ctx context.Context, address, name string) (net.Conn, error)
 }
 
@@ -86,11 +80,6 @@ type Mesh struct {
 
 // NewMesh is a mesh of a branch that belongs to no bank yet.
 func NewMesh(cfg Config) *Mesh {
-	if cfg.Dial == nil {
-		cfg.Dial = func(ctx context.Context, address, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		}
-	}
 	m := &Mesh{cfg: cfg, dials: make(chan struct{}, maxDials), cuts: make(map[int]time.Time), conns: make(map[*Conn]struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m
@@ -226,7 +215,7 @@ func (m *Mesh) dialLoop(id *Identity, peer int) {
 			ready, err = m.dial(id, peer)
 		}
 		if err != nil {
-			m.cfg.Notice(Event{Peer: id.Names[peer], What: "dial failed", Err: err})
+			m.cfg.Failed(id.Names[peer], err)
 		}
 		if ready {
 			delay = shortest

@@ -141,7 +141,7 @@ func linked(t *testing.T, f func(n *network)) {
 						n.up(d)
 					}
 				},
-				Notice: func(link.Event) {}, Dial: n.dial, Delay: delay,
+				Failed: func(string, error) {}, Dial: n.dial, Delay: delay,
 			})
 		}
 		for i, m := range n.mesh {

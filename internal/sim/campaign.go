@@ -175,9 +175,9 @@ func Hunt(r rules.Rule, limit time.Duration) Mutant {
 	return m
 }
 
-// Of is a campaign of one run.
-func (c *Campaign) Of(o Options, r Result) *Campaign {
-	c = &Campaign{Faults: map[Fault]int{}, Sometimes: map[Rare]int{}}
+// Single is a campaign of one run.
+func Single(o Options, r Result) *Campaign {
+	c := &Campaign{Faults: map[Fault]int{}, Sometimes: map[Rare]int{}}
 	c.add(o, r)
 	return c
 }

@@ -327,10 +327,13 @@ func (e *Engine[P]) ack(i int, count uint64) error {
 	return e.Ledger.Acknowledge(&e.Filling.Output, i, count)
 }
 
-// broken ends a connection whose peer does not keep to the protocol.
+// broken ends a connection whose peer does not keep to the protocol. What it has brought already is dropped:
+// items are numbered by their place, and some may not have been taken.
 func (e *Engine[P]) broken(i int, what string) error {
 	err := fmt.Errorf("%s does not keep to the protocol: %s", e.Ledger.Plan().Names[i], what)
-	e.peers[i].conn.Close(err)
+	conn := e.peers[i].conn
+	e.lost(i, conn)
+	conn.Close(err)
 	return err
 }
 

@@ -85,8 +85,16 @@ func TestBrokenProtocol(t *testing.T) {
 			t.Errorf("%s: closed by %v, the balance is %d", want, p.closed, w.nodes[0].Ledger.Balance())
 		}
 	}
-	// Ready before the position fits: said too early, and no more than that.
+	// What the connection brought before it was closed would be numbered as what was not taken.
 	w := newWorld(t, "a", "b")
+	up(w)
+	w.deliver(0, 1, link.Delivery{Ack: 7, Items: []ledger.Item{{Money: 1}}})
+	w.deliver(0, 1, link.Delivery{Items: []ledger.Item{{Money: 2}}})
+	if got := w.nodes[0].Ledger.Received(1); got != 0 || len(w.errs) != 1 {
+		t.Errorf("%d items are taken after one was not: %v", got, w.errs)
+	}
+	// Ready before the position fits: said too early, and no more than that.
+	w = newWorld(t, "a", "b")
 	w.connect(0, 1)
 	w.deliver(0, 1, link.Delivery{Ready: true})
 	if up(w); len(w.errs) != 0 || !w.nodes[0].Paying() {

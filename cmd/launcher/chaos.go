@@ -70,7 +70,7 @@ func (c *chaos) run(ctx context.Context, s *supervise.Supervisor, cut func(src, 
 		var err error
 		switch b.verb {
 		case "kill":
-			err = s.Kill(b.name)
+			err = s.Strike(b.name)
 		case "stop":
 			err = s.Hang(b.name)
 		case "cut":

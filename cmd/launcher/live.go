@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -44,6 +45,38 @@ func newLive(o *options) *live {
 	return &live{o: o, began: time.Now()}
 }
 
+// run runs the controller, or waits where another launcher has it.
+func (l *live) run(ctx context.Context) error {
+	if l.o.alone {
+		<-ctx.Done()
+		return nil
+	}
+	err := l.controller.Run(ctx)
+	if late := (*controller.WaitError)(nil); errors.As(err, &late) {
+		late.Waiting = explain(late.Waiting, l.supervisor.Status())
+	}
+	return err
+}
+
+// explain says of branches that are waited for what their processes do: none answers before its journal is read.
+func explain(w controller.Waiting, processes []supervise.Status) controller.Waiting {
+	for i := range w.Missing {
+		m := &w.Missing[i]
+		for _, p := range processes {
+			switch {
+			case p.Name != m.Name:
+			case p.State == supervise.Paused:
+				m.Reason = "is paused"
+			case p.State == supervise.Starting && p.Waits != "":
+				m.Reason = "waits for " + p.Waits
+			case p.State == supervise.Backoff, p.State == supervise.Failed:
+				m.Reason = "ended: " + p.LastExit
+			}
+		}
+	}
+	return w
+}
+
 // serve serves the dashboard, if there is to be one, until the context ends.
 func (l *live) serve(ctx context.Context, token string) (wait func() error, err error) {
 	if l.o.HTTP == "" {
@@ -83,7 +116,7 @@ func (l *live) process(e supervise.Event) {
 		f.Kind = string(e.Kind)
 	case supervise.EventExited:
 		f.Kind = "exited"
-		if e.Cause == supervise.Killed || e.Cause == supervise.Asked {
+		if e.Cause.Innocent() {
 			f.Kind = "killed"
 		}
 	default:

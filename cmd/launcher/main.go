@@ -74,7 +74,7 @@ const sameCtrlC = 200 * time.Millisecond
 
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
-	force := make(chan struct{})
+	force, kill := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
@@ -86,7 +86,7 @@ func main() {
 			}
 		}
 		signal.Stop(signals) // a third one ends the launcher itself
-		close(force)
+		kill()
 	}()
 	err := run(ctx, force, os.Args[1:], os.Stdout, os.Stderr)
 	if err != nil {
@@ -140,12 +140,12 @@ type options struct {
 	down      atomic.Bool // "./launcher down" was asked for
 	chaos     time.Duration
 	remote    map[string]bool // branches that are not this machine's
-	force     <-chan struct{} // closed by the second Ctrl-C
+	force     context.Context // ended by the second Ctrl-C
 	foreign   foreignOptions
 	out       *controller.Output
 }
 
-func run(ctx context.Context, force <-chan struct{}, args []string, stdout, stderr io.Writer) error {
+func run(ctx, force context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 3 && args[0] == "certs" {
 		return makeCertificates(args[1], args[2], stdout)
 	}
@@ -224,6 +224,9 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	o.Logger, o.StopTransfers = o.NewLogger("controller", out), !o.detach
 	ready := make(chan struct{})
 	o.OnEvent = func(e controller.Event) {
+		if w, ok := e.(controller.Waiting); ok {
+			e = explain(w, s.Status())
+		}
 		if out.Event(e); out.Err() != nil {
 			cancel() // nobody reads the results any more
 		}
@@ -251,15 +254,11 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	// The branches outlive the controller: they are stopped when it has written its last snapshot.
 	branches, stopBranches := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBranches()
-	stopped := make(chan error, 1)
-	go func() { stopped <- s.Run(branches) }()
-	forced := context.AfterFunc(o.forced(branches), s.KillAll)
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); s.Run(branches) }()
+	forced := context.AfterFunc(o.force, s.KillAll)
 	struck := o.strike(ctx, ready, s, c)
-	if o.alone {
-		<-ctx.Done()
-	} else {
-		err = c.Run(ctx)
-	}
+	err = bank.run(ctx)
 	struck()
 	failed := failedBranches(s)
 	if o.detach && !o.down.Load() {
@@ -267,7 +266,8 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 		out.Say("the branches run on: the same command adopts them again, ./launcher down stops them")
 	}
 	stopBranches()
-	err = errors.Join(err, <-stopped, out.Err(), failed)
+	<-stopped
+	err = errors.Join(err, out.Err(), failed)
 	if !forced() {
 		err = errors.Join(err, errors.New("stopped by force: the branches were killed, and go on from their journals"))
 	}
@@ -275,16 +275,6 @@ func (o *options) runBank(ctx context.Context, out *controller.Output) error {
 	err = errors.Join(err, served(), <-followed)
 	out.Say("%s", restarts)
 	return err
-}
-
-// forced ends when the second Ctrl-C came.
-func (o *options) forced(ctx context.Context) context.Context {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	go func() {
-		<-o.force
-		cancel()
-	}()
-	return ctx
 }
 
 // supervisor makes the supervisor of the branches, and answers the subcommands.

@@ -185,11 +185,26 @@ func New(cfg Config) (*Branch, error) {
 	}
 	b.engine.Broken = cfg.Broken
 	began := time.Now()
-	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.engine.Ledger.Replay); err != nil {
+	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.replay()); err != nil {
 		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
 	}
 	b.recovery, b.since = time.Since(began), cfg.Journal.SinceCheckpoint()
 	return b, nil
+}
+
+// replayStep is how much of a journal is replayed between two words about it.
+const replayStep = 256 << 10
+
+// replay is the ledger's, and tells how far it has come: a supervisor must not take a long one for a hang.
+func (b *Branch) replay() func(events []byte) error {
+	done, told := 0, 0
+	return func(events []byte) error {
+		if done += len(events); b.cfg.Health != nil && done-told >= replayStep {
+			told = done
+			b.cfg.Health.Waits(fmt.Sprintf("its journal to be replayed (%.1f MiB so far)", float64(done)/(1<<20)))
+		}
+		return b.engine.Ledger.Replay(events)
+	}
 }
 
 // Run serves until the context ends, then finishes the batch that is being synced and returns nil.

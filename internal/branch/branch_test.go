@@ -1,9 +1,11 @@
 package branch_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"cutbank/internal/branch"
+	"cutbank/internal/ledger"
 	"cutbank/internal/link"
 	"cutbank/internal/wire"
 	"cutbank/proto/bankpb"
@@ -261,4 +264,43 @@ func TestRefusals(t *testing.T) {
 	}
 	b.initiate(1, 6)
 	b.retrieve(6)
+}
+
+// longJournal has no more than the times of commits, but many.
+type longJournal struct{ branch.Memory }
+
+func (longJournal) Recover(_, commit func([]byte) error) error {
+	times := bytes.Repeat(ledger.Stamp(nil, 1), 64<<10)
+	for range 16 {
+		if err := commit(times); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waits is a Health that keeps what is waited for.
+type waits []string
+
+func (*waits) Beat()               {}
+func (*waits) Syncing(bool)        {}
+func (*waits) SetReady(bool)       {}
+func (w *waits) Waits(what string) { *w = append(*w, what) }
+
+// TestReplayIsTold: a supervisor must not take a long replay for a hang, and people want to see it get on.
+func TestReplayIsTold(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	var told waits
+	if _, err := branch.New(branch.Config{
+		Name: "a", Listener: l, Journal: longJournal{}, Health: &told, Logger: hclog.NewNullLogger(),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) < 4 || told[1] == told[0] || !strings.HasPrefix(told[0], "its journal to be replayed (") {
+		t.Errorf("%q", told)
+	}
 }

@@ -31,6 +31,7 @@ type Kind string
 const (
 	EventStarted    Kind = "started"
 	EventAdopted    Kind = "adopted"   // a process that an earlier launcher had started
+	EventSlow       Kind = "slow"      // a process that was started again is not up for long; Waits says why
 	EventHealthy    Kind = "healthy"   // the first healthy answer of a process
 	EventReady      Kind = "ready"     // Down: since the exit of the process before, at a process's first
 	EventUnready    Kind = "unready"   // it lost what it needs; Waits says what
@@ -58,8 +59,12 @@ const (
 	Hung    Cause = "hung"
 	Slow    Cause = "slow"  // not up before the deadline of a start
 	Asked   Cause = "asked" // a user's kill or restart
+	Struck  Cause = "killed by chaos"
 	InOrder Cause = "in order"
 )
+
+// Innocent tells that the process was killed for no fault of its own.
+func (c Cause) Innocent() bool { return c == Killed || c == Asked || c == Struck }
 
 // Event is something that happened to a child. Log line, status, metric and page are renderings of it.
 type Event struct {
@@ -84,6 +89,8 @@ func (e Event) String() string {
 		return fmt.Sprintf("%s is started (pid %d)", e.Child, e.PID)
 	case EventAdopted:
 		return fmt.Sprintf("%s is adopted (pid %d)", e.Child, e.PID) + withWaits(e.Waits)
+	case EventSlow:
+		return fmt.Sprintf("%s (pid %d) waits for %s", e.Child, e.PID, e.Waits)
 	case EventHealthy:
 		return fmt.Sprintf("%s is healthy%s (pid %d)", e.Child, after(e.Down), e.PID)
 	case EventReady:

@@ -14,7 +14,8 @@ const (
 	maxLate     = 100 * time.Millisecond // of the launcher's own timer: then a miss does not count
 	pollEvery   = 10 * time.Millisecond  // instead of checkEvery, of a young child that is not ready
 	pollFor     = 5 * time.Second
-	remoteEvery = time.Second // dials of a child that is not ours
+	remoteEvery = time.Second     // dials of a child that is not ours
+	tellEvery   = 3 * time.Second // what a start waits for
 )
 
 // Inputs of the machine.
@@ -50,6 +51,7 @@ type verb string
 
 const (
 	verbKill    verb = "kill"
+	verbStrike  verb = "strike"
 	verbHang    verb = "hang"
 	verbPause   verb = "pause"
 	verbResume  verb = "resume"
@@ -108,6 +110,7 @@ type machine struct {
 	run      uint64
 	failures int
 	early    int
+	healthy  bool // since its start
 	readyAt  time.Time
 	diedAt   time.Time
 	young    time.Time // end of the short polls
@@ -117,7 +120,8 @@ type machine struct {
 	sentAt   time.Time
 	due      time.Time     // of the next check, dial or start; zero: none
 	deadline time.Time     // of a start or a stop; zero: none
-	limit    time.Duration // of a start
+	limit    time.Duration // of a start, or of a step of it
+	told     time.Time     // what a start waits for
 
 	now     time.Time
 	effects []effect
@@ -183,7 +187,7 @@ func (m *machine) become(s State) {
 // begin starts the child, or the watch over one that is not ours.
 func (m *machine) begin() {
 	m.epoch++
-	m.checking, m.misses, m.asked, m.readyAt = false, 0, "", time.Time{}
+	m.checking, m.misses, m.asked, m.healthy, m.readyAt, m.told = false, 0, "", false, time.Time{}, m.now
 	m.status.Next, m.status.Waits, m.status.Adopted = time.Time{}, "", false
 	if m.remote {
 		m.become(Away)
@@ -287,13 +291,18 @@ func (m *machine) tick() {
 func (m *machine) checked(a lifecycle.Answer) {
 	m.checking = false
 	late := m.lateness || m.now.Sub(m.sentAt) > m.period()+maxLate
-	m.status.Waits = a.Waits
 	was := m.status.State
+	moved := a.Waits != "" && a.Waits != m.status.Waits
+	if moved || was != Starting {
+		m.status.Waits = a.Waits
+	}
 	switch {
 	case a.Alive:
 		m.misses = 0
 		m.alive(a)
-	case was == Starting || late:
+	case was == Starting:
+		m.starting(moved)
+	case late:
 	default:
 		if m.misses++; m.misses >= maxMisses {
 			m.tell(EventHung, Event{})
@@ -314,6 +323,18 @@ func (m *machine) checked(a lifecycle.Answer) {
 	}
 }
 
+// starting takes the answer of a process that is not up yet. One that says something new gets on, and gets the
+// time for a start again: a journal is as long as it is.
+func (m *machine) starting(moved bool) {
+	if moved && !m.deadline.IsZero() {
+		m.deadline = m.now.Add(m.limit)
+	}
+	if m.status.Restarts > 0 && m.status.Waits != "" && m.now.Sub(m.told) >= tellEvery {
+		m.told = m.now
+		m.tell(EventSlow, Event{Waits: m.status.Waits})
+	}
+}
+
 // alive takes a healthy answer.
 func (m *machine) alive(a lifecycle.Answer) {
 	var down time.Duration
@@ -321,6 +342,7 @@ func (m *machine) alive(a lifecycle.Answer) {
 		down = m.now.Sub(m.diedAt)
 	}
 	was := m.status.State
+	m.healthy = true
 	if was == Starting {
 		m.deadline = time.Time{}
 		m.become(Running)
@@ -366,7 +388,7 @@ func (m *machine) exited(x exit) {
 		x.cause = Exited
 	}
 	if m.asked == Slow {
-		x.words += fmt.Sprintf(": not up within %s", m.limit) + withWaits(m.status.Waits)
+		x.words += fmt.Sprintf(": no progress within %s", m.limit) + withWaits(m.status.Waits)
 	}
 	pid := m.status.PID
 	m.status.LastExit, m.status.PID, m.status.Waits, m.status.Started = x.words, 0, "", time.Time{}
@@ -404,17 +426,17 @@ func (m *machine) exited(x exit) {
 
 // again counts an exit and sets the time of the next start.
 func (m *machine) again(x exit) {
-	blameless := x.cause == Killed || x.cause == Asked
+	innocent := x.cause.Innocent()
 	switch {
 	case !m.readyAt.IsZero():
 		m.early = 0
 		if m.diedAt.Sub(m.readyAt) > forgetAfter {
 			m.failures = 0
 		}
-	case !blameless:
+	case !innocent:
 		m.early++
 	}
-	if blameless {
+	if innocent {
 		m.failures = min(m.failures, 1)
 	}
 	m.failures++
@@ -475,7 +497,7 @@ func (m *machine) request(v verb) error {
 	case verbStop, verbAbort:
 		m.shutdown(v)
 		return nil
-	case verbKill, verbHang:
+	case verbKill, verbStrike, verbHang:
 		if err := can(m.status.PID != 0, ""); err != nil {
 			return err
 		}
@@ -484,6 +506,9 @@ func (m *machine) request(v verb) error {
 			return nil
 		}
 		m.asked = Asked
+		if v == verbStrike {
+			m.asked = Struck
+		}
 		m.do(doKill)
 	case verbPause:
 		if err := can(m.status.PID != 0 && s != Paused && s != Stopping, ""); err != nil {
@@ -500,7 +525,12 @@ func (m *machine) request(v verb) error {
 			return err
 		}
 		m.pausedWanted, m.misses = false, 0
-		m.become(Running)
+		if m.healthy {
+			m.become(Running)
+		} else {
+			m.become(Starting)
+			m.deadline = m.now.Add(m.limit)
+		}
 		m.due, m.young = m.now.Add(pollEvery), m.now.Add(pollFor)
 		m.do(doSave)
 		m.do(doResume)

@@ -258,13 +258,48 @@ func TestKilledFromOutside(t *testing.T) {
 func TestStartDeadline(t *testing.T) {
 	s := newScript(t, nil)
 	_ = s.in(launched{run: s.m.run, pid: 7})
+	s.pass(20*time.Millisecond, lifecycle.Answer{Waits: "its journal to be read"})
 	s.pass(59*time.Second, lifecycle.Answer{Waits: "its journal to be read"})
 	s.want(Starting, "start <started>")
-	s.pass(time.Second, lifecycle.Answer{Waits: "its journal to be read"})
+	s.pass(time.Second, mute)
 	s.want(Starting, "KILL <hung>")
 	s.die(exit{words: "signal killed", cause: Killed})
-	if want := "signal killed: not up within 1m0s: its journal to be read"; s.m.status.LastExit != want || s.m.early != 1 {
+	if want := "signal killed: no progress within 1m0s: its journal to be read"; s.m.status.LastExit != want || s.m.early != 1 {
 		t.Errorf("%q, early %d", s.m.status.LastExit, s.m.early)
+	}
+}
+
+// TestLongReplay: a process that gets on with its start may take its time, and is not taken for one that hangs.
+func TestLongReplay(t *testing.T) {
+	s := newScript(t, nil)
+	s.up(7)
+	s.die(exit{cause: Killed})
+	s.pass(0, mute)
+	_ = s.in(launched{run: s.m.run, pid: 8})
+	s.log = nil
+	replay := func(d time.Duration) {
+		for end := s.now.Add(d); s.now.Before(end); {
+			s.pass(time.Second, lifecycle.Answer{Waits: "its journal to be replayed, as of " + s.now.String()})
+			s.pass(time.Second, mute) // so busy that it does not always answer
+		}
+	}
+	replay(8 * time.Second)
+	s.want(Starting, "<slow> <slow>")
+	replay(time.Hour)
+	if s.m.status.State != Starting || s.m.status.PID != 8 || slices.Contains(s.log, "KILL") {
+		t.Errorf("%+v", s.m.status)
+	}
+	s.log = nil
+	_ = s.in(request{verbPause})
+	s.pass(time.Hour, mute)
+	_ = s.in(request{verbResume})
+	s.pass(10*time.Second, mute)
+	if s.m.status.State != Starting || slices.Contains(s.log, "KILL") {
+		t.Errorf("after a pause: %+v, %v", s.m.status, s.log)
+	}
+	s.pass(time.Second, fine)
+	if s.m.status.State != Ready || s.m.status.PID != 8 {
+		t.Errorf("at the end: %+v", s.m.status)
 	}
 }
 
@@ -312,6 +347,11 @@ func TestRestartKillHang(t *testing.T) {
 	}
 	s.pass(0, mute)
 	s.up(9)
+	_ = s.in(request{verbStrike})
+	s.die(exit{cause: Killed})
+	s.want(Backoff, "KILL <exited killed by chaos> <delayed 100ms>")
+	s.pass(s.m.next().Sub(s.now), mute)
+	s.up(10)
 	_ = s.in(request{verbHang})
 	s.want(Ready, "STOP")
 	s.pass(time.Second, mute)

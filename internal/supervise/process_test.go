@@ -113,15 +113,12 @@ func startIn(t *testing.T, sockets string, cfg Config, children ...Child) *bench
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- b.Run(ctx) }()
+	done := make(chan struct{})
+	go func() { defer close(done); b.Run(ctx) }()
 	b.stop = sync.OnceFunc(func() {
 		cancel()
 		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
+		case <-done:
 		case <-time.After(time.Minute):
 			t.Error("Run does not return")
 		}

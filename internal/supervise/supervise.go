@@ -197,6 +197,9 @@ func (s *Supervisor) Status() []Status {
 // or it has no process.
 func (s *Supervisor) Kill(name string) error { return s.ask(name, verbKill) }
 
+// Strike is a Kill that is counted apart, as chaos.
+func (s *Supervisor) Strike(name string) error { return s.ask(name, verbStrike) }
+
 // Hang stops the child's process behind the supervisor's back, which has to find out. Errors as Kill.
 func (s *Supervisor) Hang(name string) error { return s.ask(name, verbHang) }
 
@@ -238,14 +241,13 @@ func (s *Supervisor) ask(name string, v verb) error {
 
 // Run adopts or starts all children and keeps them running until the context ends; then it asks them to
 // end (SIGTERM), all at once, and kills those that are still up after Config.Stop.
-func (s *Supervisor) Run(ctx context.Context) error {
+func (s *Supervisor) Run(ctx context.Context) {
 	Sweep(s.cfg.Sockets, s.cfg.Children)
 	var wg sync.WaitGroup
 	for _, k := range s.keepers {
 		wg.Go(func() { k.run(ctx) })
 	}
 	wg.Wait()
-	return nil
 }
 
 // Sweep removes the sockets that others than the living processes of these children have left.

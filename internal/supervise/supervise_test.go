@@ -124,7 +124,7 @@ func virtual(t *testing.T, h *fakeHost, cfg Config, n int) (s *Supervisor, stop 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(ctx) }()
+	go func() { defer close(done); s.Run(ctx) }()
 	return s, func() { cancel(); <-done }
 }
 

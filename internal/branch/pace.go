@@ -31,9 +31,9 @@ const (
 // latencyBuckets is the length of the histogram: eight buckets an octave, up to a minute.
 const latencyBuckets = 8 * 24
 
-// LatencyBucket is where the histogram of transfer times in a Status counts a time of so many
+// latencyBucket is where the histogram of transfer times in a Status counts a time of so many
 // microseconds; LatencyBound is the inverse: the time below which all of a bucket lie.
-func LatencyBucket(us uint64) int {
+func latencyBucket(us uint64) int {
 	if us < 16 {
 		return int(us)
 	}
@@ -82,14 +82,14 @@ func (p *pace) decided(peer int, number uint64, now time.Time) {
 func (p *pace) acknowledged(l *ledger.Ledger, now time.Time) {
 	kept := p.under[:0]
 	for _, s := range p.under {
-		if l.Sent(s.peer)-uint64(l.Unacknowledged(s.peer)) < s.number { //nolint:gosec // a length
+		if l.Acknowledged(s.peer) < s.number {
 			kept = append(kept, s)
 			continue
 		}
 		took := now.Sub(s.decided)
 		p.sum += took
 		p.count++
-		p.histogram[LatencyBucket(uint64(max(0, took.Microseconds())))]++
+		p.histogram[latencyBucket(uint64(max(0, took.Microseconds())))]++
 	}
 	p.under = kept
 	if p.count >= paceSamples && now.Sub(p.changed) >= max(pacePeriod, p.sum/time.Duration(p.count)) {

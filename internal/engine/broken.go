@@ -30,10 +30,9 @@ func (e *Engine[P]) leak(b *Batch[P]) {
 	}
 }
 
-// resume tells what counts as acknowledged and as sent when a peer comes back that has received so much.
+// resume tells what counts as acknowledged and as sent when a peer comes back that has received so much: that.
 func (e *Engine[P]) resume(i int, received uint64) (acked, sent uint64) {
-	l := e.Ledger
-	before := l.Sent(i) - uint64(l.Unacknowledged(i)) //nolint:gosec // a length
+	l, before := e.Ledger, e.Ledger.Acknowledged(i)
 	switch {
 	case e.lacks(rules.NoDedupe):
 		return before, before

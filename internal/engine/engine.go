@@ -252,10 +252,7 @@ func (e *Engine[P]) position(i int, pos ledger.Position) error {
 		}
 		return err
 	}
-	acked, sent := pos.Received, pos.Received
-	if e.Ledger.Plan().Broken != rules.None {
-		acked, sent = e.resume(i, pos.Received)
-	}
+	acked, sent := e.resume(i, pos.Received)
 	p.up, p.refused, p.next, p.holds = true, nil, sent+1, acked
 	e.control(i, &bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Agreed{Agreed: &bankpb.Agreed{}}})
 	if e.barrier == 0 {

@@ -46,7 +46,7 @@ func (l *Ledger) SendOwed(out *Output) {
 // memory only.
 func (l *Ledger) restartBroken() {
 	l.owed = nil
-	if l.plan.Broken != rules.RecordingNotJournaled || l.process == nil {
+	if l.plan.Broken != rules.RecordingNotJournaled {
 		return
 	}
 	for _, r := range l.process.InProgress() {

@@ -157,6 +157,9 @@ func (l *Ledger) Sent(peer int) uint64 { return l.pairs[peer].out.sent }
 // Received is the count of items on the channel from a peer.
 func (l *Ledger) Received(peer int) uint64 { return l.pairs[peer].received }
 
+// Acknowledged is the count of items on the channel to a peer that it has acknowledged.
+func (l *Ledger) Acknowledged(peer int) uint64 { return l.pairs[peer].out.acked }
+
 // Unacknowledged is the number of items on the channel to a peer that it may not have durably.
 func (l *Ledger) Unacknowledged(peer int) int { return l.pairs[peer].out.len() }
 

@@ -119,10 +119,6 @@ func Receiver(peer int, r *wire.Reader) *Conn {
 	return c
 }
 
-// Receive delivers what the stream holds until it fails, and returns its error. It may be called again
-// when a stream that had nothing has more.
-func (c *Conn) Receive(deliver func(Delivery)) error { return c.readLoop(deliver) }
-
 // Send queues frames that are not items. What is queued is bounded by the caller: a few frames a
 // batch, and the window of the channel.
 func (c *Conn) Send(frames []byte) {
@@ -188,7 +184,7 @@ func (c *Conn) run(deliver func(Delivery)) {
 	deliver(Delivery{Conn: c, Up: true})
 	var writer sync.WaitGroup
 	writer.Go(c.writeLoop)
-	c.Close(c.readLoop(deliver))
+	c.Close(c.Receive(deliver))
 	writer.Wait()
 	deliver(Delivery{Conn: c, Lost: c.err})
 }
@@ -271,8 +267,9 @@ func (c *Conn) nextWithin(d time.Duration) ([]byte, error) {
 	return c.r.Next()
 }
 
-// readLoop delivers until the connection fails. Items that are here already go together.
-func (c *Conn) readLoop(deliver func(Delivery)) error {
+// Receive delivers until the connection fails, and returns its error. Items that are here already go together.
+// It may be called again when a stream that had nothing has more.
+func (c *Conn) Receive(deliver func(Delivery)) error {
 	for {
 		frame, err := c.next()
 		d := Delivery{Conn: c}

@@ -3,7 +3,6 @@ package sim
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"slices"
 
 	"cutbank/internal/link"
@@ -270,8 +269,6 @@ func (s *source) Read(b []byte) (int, error) {
 	s.bytes = s.bytes[n:]
 	return n, nil
 }
-
-var _ io.Reader = (*source)(nil)
 
 // receiver is the production reader of a connection. Whole frames are given to it, so that it can
 // serve one connection after the other.

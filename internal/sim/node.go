@@ -325,7 +325,7 @@ func (n *node) deliver(p *port, d link.Delivery) {
 	if n.w.trace && d.Position != nil {
 		n.w.say("%s p%d  position %+v, here %+v", n.name, p.peer, *d.Position, l.Position(p.peer))
 	}
-	received, acked := l.Received(p.peer), n.acked(p.peer)
+	received, acked := l.Received(p.peer), l.Acknowledged(p.peer)
 	err := n.engine.Deliver(p.peer, p, d, n.w.now)
 	if err != nil {
 		n.w.note("link broken: "+err.Error(), n.i, p.peer, 0)
@@ -344,7 +344,7 @@ func (n *node) deliver(p *port, d link.Delivery) {
 	for _, item := range items {
 		n.pending = append(n.pending, op{kind: opReceive, peer: p.peer, item: item})
 	}
-	if a := n.acked(p.peer); a != acked {
+	if a := l.Acknowledged(p.peer); a != acked {
 		n.pending = append(n.pending, op{kind: opAck, peer: p.peer, n: a})
 	}
 	if taken > 0 {
@@ -356,16 +356,11 @@ func (n *node) deliver(p *port, d link.Delivery) {
 // owesMarker looks whether a marker is to be sent on a new connection.
 func (n *node) owesMarker(peer int, received uint64) {
 	l := n.engine.Ledger
-	for k := max(received, n.acked(peer)) + 1; k <= l.Sent(peer); k++ {
+	for k := max(received, l.Acknowledged(peer)) + 1; k <= l.Sent(peer); k++ {
 		if l.Item(peer, k).Marker != 0 {
 			n.w.saw(ResentMarker)
 		}
 	}
-}
-
-func (n *node) acked(p int) uint64 {
-	l := n.engine.Ledger
-	return l.Sent(p) - uint64(l.Unacknowledged(p)) //nolint:gosec // a length
 }
 
 // payLater makes a transfer after a random time, and again.

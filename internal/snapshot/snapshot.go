@@ -22,8 +22,10 @@
 package snapshot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -107,17 +109,7 @@ func (p *Process) Len() int { return len(p.inProgress) }
 
 // InProgress lists the snapshots in progress by ascending id.
 func (p *Process) InProgress() []*Recording {
-	list := make([]*Recording, 0, len(p.inProgress))
-	for _, r := range p.inProgress {
-		list = append(list, r)
-	}
-	slices.SortFunc(list, func(a, b *Recording) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return list
+	return slices.SortedFunc(maps.Values(p.inProgress), func(a, b *Recording) int { return cmp.Compare(a.ID, b.ID) })
 }
 
 // Resume takes back a recording that was listed by InProgress before a restart.

@@ -75,11 +75,7 @@ func (m *machine) openBank(ctx context.Context, n int, args ...string) (*bank, e
 	ctx, cancel := context.WithCancel(ctx)
 	branches, stopBranches := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := b.supervisor.Run(branches); err != nil {
-			failed <- err
-		}
-	})
+	wg.Go(func() { b.supervisor.Run(branches) })
 	wg.Go(func() {
 		defer stopBranches()
 		failed <- b.controller.Run(ctx)

@@ -207,6 +207,7 @@ func (l *live) State() dashboard.State {
 		d := dashboard.Branch{
 			Name: b.Name, State: string(p.State), PID: p.PID, Balance: b.Status.GetBalance(), Incarnation: b.Status.GetIncarnation(),
 			Restarts: p.Restarts, LastExit: p.LastExit, RecoverySeconds: p.Recovery.Seconds(), Exits: map[string]int{},
+			Up:             p.State == supervise.Ready || p.State == supervise.Remote && b.Connected && b.Status.GetReady(),
 			SyncMicrosLog2: b.Status.GetJournal().GetSyncUsLog2(), SyncMicrosSum: b.Status.GetJournal().GetSyncUsSum(),
 		}
 		for why, n := range p.Causes {

@@ -126,9 +126,9 @@ func (b *browser) shot(name string) {
 }
 
 // serve runs the launcher with a dashboard and returns its address and what ends it in order.
-func (b *bank) serve(http string) (address string, stop func()) {
+func (b *bank) serve(http string, more ...string) (address string, stop func()) {
 	b.t.Helper()
-	r := b.start("--http", http, "--record", "--snapshot-interval", "1s", "--interval", "100ms", "--link-delay", "50ms-150ms")
+	r := b.start(append(more, "--http", http, "--record", "--snapshot-interval", "1s", "--interval", "100ms", "--link-delay", "50ms-150ms")...)
 	stop = sync.OnceFunc(func() {
 		_ = r.cmd.Process.Signal(os.Interrupt)
 		for range r.lines { // to their end
@@ -175,11 +175,15 @@ func TestPage(t *testing.T) {
 	b.cut(base)
 	b.views()
 
-	// The launcher goes away and comes back, with another token: seen as lost, then all works again.
+	// The launcher goes away and comes back, with another token and another bank: seen as lost, then all works again,
+	// and nothing of the bank before is left.
+	b.do(chromedp.Evaluate[chromedp.Void](`import("/static/store.js").then((store) => { window.known = store.bank; window.before = known.last.bank_id })`))
+	b.wait(`window.before !== undefined`)
 	b.expectTrouble(true)
 	stop()
 	b.wait(`document.querySelector("main.lost") !== null && document.querySelector(".banners [role=alert]") !== null`)
-	bank.serve(address)
+	bank.serve(address, "--fresh")
+	b.wait(`known.last.bank_id !== before && known.snapshots.every((r) => r.bank_id === known.last.bank_id) && known.last.snapshot_id === ` + newest)
 	b.wait(`document.querySelector("main.live") !== null && document.querySelector(".equation .result b")?.textContent === "4000"`)
 	b.expectTrouble(false)
 	b.do(chromedp.Evaluate[chromedp.Void]("window.before = " + newest))

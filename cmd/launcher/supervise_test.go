@@ -391,12 +391,18 @@ func TestStandaloneBranch(t *testing.T) {
 			t.Fatal("the standalone branch never starts")
 		}
 	}
-	r := b.start()
+	r := b.start("--http", "127.0.0.1:0")
+	address := r.address()
 	r.until(`^branch4 answers; it is watched, not started: already running as pid ` + strconv.Itoa(alone.Process.Pid))
 	r.until(`^snapshot 1 .* = 4000 ✓`)
 	s := b.status(func(r report) bool { return r.Branches[3].State == "remote" }).Branches[3]
 	if s.Restarts != 0 || len(s.Causes) != 0 || s.PID != 0 {
 		t.Errorf("%+v", s)
+	}
+	for end := time.Now().Add(patience); !strings.Contains(string(get(t, address+"/metrics")), `cutbank_branch_up{branch="branch4"} 1`); {
+		if time.Now().After(end) {
+			t.Fatal("its links are up, but /metrics says they are not")
+		}
 	}
 	if _, stderr := b.ask(1, "kill", "branch4"); !strings.Contains(stderr, "it is remote") {
 		t.Errorf("kill: %s", stderr)

@@ -28,7 +28,7 @@ var static embed.FS
 // Branch is a branch as it is now.
 type Branch struct {
 	Name        string `json:"name"`
-	State       string `json:"state"` // starting, running, ready, suspect, stopping, backoff, failed, stopped, paused, remote
+	State       string `json:"state"` // starting, running, ready, suspect, stopping, backoff, failed, stopped, paused, remote, away
 	PID         int    `json:"pid"`   // 0: no process that is known
 	Balance     uint64 `json:"balance"`
 	Incarnation uint64 `json:"incarnation"`
@@ -37,6 +37,7 @@ type Branch struct {
 	UptimeMS    int64  `json:"uptime_ms"`
 
 	// For metrics alone.
+	Up              bool           `json:"-"` // all its links are
 	Exits           map[string]int `json:"-"` // restarts by reason; few reasons
 	RecoverySeconds float64        `json:"-"` // of the last restart, from the exit to ready
 	SyncMicrosLog2  []uint64       `json:"-"` // bucket i: syncs of less than 2^i µs that are in no bucket before

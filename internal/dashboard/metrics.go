@@ -112,7 +112,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for i := range s.Branches {
 		b := &s.Branches[i]
 		put(m.balance, gauge, float64(b.Balance), b.Name)
-		put(m.up, gauge, truth(b.State == "ready"), b.Name)
+		put(m.up, gauge, truth(b.Up), b.Name)
 		for _, state := range states() {
 			put(m.state, gauge, truth(b.State == state), b.Name, state)
 		}

@@ -28,6 +28,7 @@ const states = {
   stopped: ['stopped', 'stop', 'off'],
   paused: ['paused', 'pause', 'off'],
   remote: ['remote', 'remote', 'ok'],
+  away: ['no answer', 'remote', 'wait'],
 };
 export function stateOf(s) {
   const [word, icon, tone] = states[s] ?? [s || 'unknown', 'ask', 'off'];

@@ -93,7 +93,7 @@ function fault(f) {
 }
 
 // What the stream does not say as a fault (it began before the page did) is seen in the state.
-const seen = { paused: 'paused', suspect: 'silent', backoff: 'down', failed: 'down', starting: 'restarting' };
+const seen = { paused: 'paused', suspect: 'silent', backoff: 'down', failed: 'down', starting: 'restarting', away: 'silent' };
 function reconcile(s) {
   for (const b of s.branches) {
     const open = openBands(b.name);
@@ -120,6 +120,7 @@ function clock(ms) {
 
 function addSnapshot(r) {
   bank.running.delete(r.snapshot_id);
+  if (bank.snapshots.at(-1)?.bank_id !== r.bank_id) bank.snapshots = []; // of another bank, whose ids began anew
   const i = bank.snapshots.findIndex((s) => s.snapshot_id >= r.snapshot_id);
   if (i < 0) bank.snapshots.push(r);
   else bank.snapshots.splice(i, bank.snapshots[i].snapshot_id === r.snapshot_id ? 1 : 0, r);
@@ -136,8 +137,6 @@ async function history() {
 
 const handlers = {
   hello(h) {
-    // Another bank: what was known of snapshots no longer holds.
-    if (bank.hello && bank.hello.total !== h.total) { bank.snapshots = []; bank.last = null; }
     if (bank.hello) renewToken();
     bank.hello = h;
     if (h.replay && h.speed > 0) paced = h.speed;

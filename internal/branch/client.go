@@ -306,11 +306,15 @@ func (b *Branch) attach(c *Client, r *wire.Reader, attach *bankpb.Attach) (*bank
 	return m, nil
 }
 
-// lastWord lets a last word reach the client: it reads on, to no effect, for a moment.
+// maxUnheard is how many more requests are read of a client that was refused.
+const maxUnheard = 64
+
+// lastWord lets a last word reach the client, which may have asked more already: it reads on, to no effect, for a
+// moment.
 func (b *Branch) lastWord(c *Client, r *wire.Reader) error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(link.HandshakeTimeout)); err != nil {
-		return err
+	err := c.nc.SetReadDeadline(time.Now().Add(link.HandshakeTimeout))
+	for n := 0; n < maxUnheard && err == nil; n++ {
+		_, err = r.Next()
 	}
-	_, err := r.Next()
 	return err
 }

@@ -242,6 +242,19 @@ func agreedLink(l *lone) *plainClient {
 	return c
 }
 
+// TestRefusedAndAskedMore: a client that is refused hears why, also when it has sent its next requests already.
+func TestRefusedAndAskedMore(t *testing.T) {
+	t.Parallel()
+	for range 20 { // half of them were closed first
+		synctest.Test(t, func(t *testing.T) {
+			c := newLone(t, true, true).dial()
+			if m, err := c.ask(hostile()["init_snapshot"], hostile()["retrieve_snapshot"], statusRequest()); m.GetError().GetCode() != bankpb.Error_DENIED {
+				t.Errorf("%v, %v", m, err)
+			}
+		})
+	}
+}
+
 // TestReplay: the bytes of a real link and of a real controller open nothing a second time.
 func TestReplay(t *testing.T) {
 	t.Parallel()

@@ -129,6 +129,19 @@ func (l *lone) link() *plainClient {
 	return c
 }
 
+// attached is a proved controller.
+func (l *lone) attached() *plainClient {
+	l.t.Helper()
+	c, nonce := l.dial(), make([]byte, 16)
+	c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
+	mac := link.ControllerMAC(l.key, nonce, c.receive().GetChallenge().GetNonce(), l.bank, "branch1")
+	c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac}}})
+	if got := c.receive(); kind(got) != "status" {
+		l.t.Errorf("the controller is not taken: %v", got)
+	}
+	return c
+}
+
 // books is what no refused message may change.
 func (l *lone) books() *bankpb.Status {
 	l.t.Helper()
@@ -168,14 +181,6 @@ func TestEveryKind(t *testing.T) {
 			t.Errorf("nobody has tried a %s", name)
 		}
 	}
-	attached := func(l *lone) *plainClient {
-		c, nonce := l.dial(), make([]byte, 16)
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
-		mac := link.ControllerMAC(l.key, nonce, c.receive().GetChallenge().GetNonce(), l.bank, "branch1")
-		c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac}}})
-		c.receive()
-		return c
-	}
 	for sender, test := range map[string]struct {
 		open, keyed bool
 		connect     func(*lone) *plainClient
@@ -186,7 +191,7 @@ func TestEveryKind(t *testing.T) {
 		"stranger":                   {true, true, (*lone).dial, "error", "refused", map[string]string{"hello": "error", "attach": "challenge"}},
 		"stranger, branch not open":  {false, false, (*lone).dial, "error", "refused", map[string]string{"attach": "challenge", "hello": "error"}},
 		"client of a plain bank":     {true, false, (*lone).dial, "error", "refused", map[string]string{"init_snapshot": "", "retrieve_snapshot": "", "get_status": "status", "hello": "error", "attach": "challenge", "prove": ""}},
-		"proved controller":          {true, true, attached, "error", "refused", map[string]string{"init_snapshot": "", "retrieve_snapshot": "", "get_status": "status", "prove": "", "cut": "status"}},
+		"proved controller":          {true, true, (*lone).attached, "error", "refused", map[string]string{"init_snapshot": "", "retrieve_snapshot": "", "get_status": "status", "prove": "", "cut": "status"}},
 		"link before its position":   {true, true, (*lone).link, "closed", "link broken", map[string]string{"position": "", "ready": "", "agreed": "", "error": "closed"}},
 		"link that is ready to work": {true, true, agreedLink, "closed", "link broken", map[string]string{"transfer": "", "marker": "", "ready": "", "agreed": "", "error": "closed"}},
 	} {
@@ -259,17 +264,7 @@ func TestRefusedAndAskedMore(t *testing.T) {
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	for name, connect := range map[string]func(*lone) *plainClient{
-		"link": agreedLink,
-		"controller": func(l *lone) *plainClient {
-			c, nonce := l.dial(), make([]byte, 16)
-			c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Attach{Attach: &bankpb.Attach{Version: link.Version, Nonce: nonce}}})
-			mac := link.ControllerMAC(l.key, nonce, c.receive().GetChallenge().GetNonce(), l.bank, "branch1")
-			c.send(&bankpb.BranchMessage{BranchMessage: &bankpb.BranchMessage_Prove{Prove: &bankpb.Prove{Mac: mac}}})
-			if kind(c.receive()) != "status" {
-				l.t.Error("the controller is not taken")
-			}
-			return c
-		},
+		"link": agreedLink, "controller": (*lone).attached,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLone(t, true, true)

@@ -75,39 +75,23 @@ func (p *path) carry(from, to int) {
 	}
 }
 
-// pay makes so many transfers from 0 to 1 and takes them all the way.
-func (p *path) pay(n int) {
-	e := p.w.nodes[0]
+// pay makes so many transfers from one to the other and takes them all the way.
+func (p *path) pay(from, n int) {
+	to := 1 - from
 	for range n {
-		if err := e.Ledger.Transfer(&e.Filling.Output, 1, 1, 0, 4096); err != nil {
-			p.w.t.Fatal(err)
-		}
+		p.w.pay(from, to, 1)
 	}
-	p.commit(0)
-	p.carry(0, 1)
-	p.commit(1)
-	p.carry(1, 0)
-}
-
-// back moves the money back, so that it does not run out.
-func (p *path) back(n int) {
-	e := p.w.nodes[1]
-	for range n {
-		if err := e.Ledger.Transfer(&e.Filling.Output, 0, 1, 0, 4096); err != nil {
-			p.w.t.Fatal(err)
-		}
-	}
-	p.commit(1)
-	p.carry(1, 0)
-	p.commit(0)
-	p.carry(0, 1)
+	p.commit(from)
+	p.carry(from, to)
+	p.commit(to)
+	p.carry(to, from)
 }
 
 // TestLoneTransfer: a transfer alone is acknowledged after one commit at either end and a round trip.
 // Nothing else happens in between: no timer runs in these steps.
 func TestLoneTransfer(t *testing.T) {
 	p := newPath(t)
-	p.pay(1)
+	p.pay(0, 1)
 	if n := p.w.nodes[0].Ledger.Unacknowledged(1); n != 0 {
 		t.Errorf("%d items are unacknowledged", n)
 	}
@@ -126,7 +110,7 @@ func TestLoneTransfer(t *testing.T) {
 func TestPathDoesNotAllocate(t *testing.T) {
 	p := newPath(t)
 	for _, n := range []int{1, 500} {
-		round := func() { p.pay(n); p.back(n) }
+		round := func() { p.pay(0, n); p.pay(1, n) }
 		for range 20 { // buffers and rings grow to their size
 			round()
 		}
@@ -141,8 +125,8 @@ func BenchmarkPath(b *testing.B) {
 	p := newPath(b)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		p.pay(500)
-		p.back(500)
+		p.pay(0, 500)
+		p.pay(1, 500)
 		if i%1000 == 999 { // the journals grow
 			b.StopTimer()
 			p = newPath(b)

@@ -179,6 +179,16 @@ func TestScriptsStartAtOnce(t *testing.T) {
 	}
 }
 
+// A build that was killed leaves its lock, and in a container the next start has the same pid.
+func TestScriptsOwnLock(t *testing.T) {
+	h := newHouse(t)
+	bin, launcher := filepath.Join(h.root, "bin"), filepath.Join(h.root, "launcher")
+	start := fmt.Sprintf("mkdir '%s'; ln -s $$ '%s/building'; exec '%s'", bin, bin, launcher)
+	if _, stdout, stderr, code := h.run("/bin/sh", "-c", start); code != 7 {
+		t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
 // pathWithoutGo is a directory with the few commands that the script uses.
 func pathWithoutGo(t *testing.T) string {
 	t.Helper()

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,22 +18,21 @@ import (
 
 const (
 	tailEvery = 100 * time.Millisecond
-	tailBytes = 64 << 10 // read at a time; a longer line is given out in pieces
+	tailBytes = 64 << 10    // read at a time; a longer line is given out in pieces
+	tailEnd   = time.Second // for what is left at the end: a log that nobody takes holds nobody up
 )
 
-type tail struct {
-	done chan struct{}
-	wg   sync.WaitGroup
-}
+type tail struct{ done, ended chan struct{} }
 
 // tailLog follows a file from its present end. Failed is called with each error that it tells.
 func tailLog(path string, logger hclog.Logger, failed func(text string)) *tail {
-	t := &tail{done: make(chan struct{})}
+	t := &tail{make(chan struct{}), make(chan struct{})}
 	var from int64
 	if info, err := os.Stat(path); err == nil {
 		from = info.Size()
 	}
-	t.wg.Go(func() {
+	go func() {
+		defer close(t.ended)
 		for {
 			select {
 			case <-time.After(tailEvery):
@@ -44,14 +42,17 @@ func tailLog(path string, logger hclog.Logger, failed func(text string)) *tail {
 				return
 			}
 		}
-	})
+	}()
 	return t
 }
 
 // stop reads what is left.
 func (t *tail) stop() {
 	close(t.done)
-	t.wg.Wait()
+	select {
+	case <-t.ended:
+	case <-time.After(tailEnd):
+	}
 }
 
 // readLog gives out the whole lines after an offset and returns the new offset.

@@ -54,7 +54,7 @@ type Config struct {
 	Sockets   string // private directory: lifecycle.SocketDir
 	StateFile string // keeps what users paused; empty: forgotten
 	Logger    hclog.Logger
-	OnEvent   func(Event)   // called from several goroutines; must not block
+	OnEvent   func(Event)   // called by one goroutine; supervision does not wait for it, and drops what is too much
 	Stop      time.Duration // how long a child may take to end when asked to; 5 s
 	Start     time.Duration // how long a child may take to the first healthy answer; 60 s
 }
@@ -78,6 +78,12 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// How many events wait for OnEvent: more are dropped. It may be held up by a terminal or a pipe that nobody reads.
+const (
+	eventsKept     = 256
+	eventsPerChild = 16
+)
 
 // host starts and finds processes.
 type host interface {
@@ -104,6 +110,7 @@ type Supervisor struct {
 	host    host
 	keepers []*keeper
 	leaving atomic.Bool
+	events  chan Event // to be told
 
 	mu     sync.Mutex
 	status []Status
@@ -119,7 +126,9 @@ func New(cfg Config) (*Supervisor, error) {
 }
 
 func newSupervisor(cfg Config, h host) (*Supervisor, error) {
-	s := &Supervisor{cfg: cfg, host: h, paused: make(map[string]bool)}
+	s := &Supervisor{
+		cfg: cfg, host: h, paused: make(map[string]bool), events: make(chan Event, eventsKept+eventsPerChild*len(cfg.Children)),
+	}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -243,11 +252,20 @@ func (s *Supervisor) ask(name string, v verb) error {
 // end (SIGTERM), all at once, and kills those that are still up after Config.Stop.
 func (s *Supervisor) Run(ctx context.Context) {
 	Sweep(s.cfg.Sockets, s.cfg.Children)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		for e := range s.events {
+			s.cfg.OnEvent(e)
+		}
+	}()
 	var wg sync.WaitGroup
 	for _, k := range s.keepers {
 		wg.Go(func() { k.run(ctx) })
 	}
 	wg.Wait()
+	close(s.events)
+	<-told
 }
 
 // Sweep removes the sockets that others than the living processes of these children have left.
@@ -364,7 +382,10 @@ func (k *keeper) carryOut(effects []effect, events []Event) {
 	k.s.status[k.index] = st
 	k.s.mu.Unlock()
 	for _, e := range events {
-		k.s.cfg.OnEvent(e)
+		select {
+		case k.s.events <- e:
+		default:
+		}
 	}
 }
 

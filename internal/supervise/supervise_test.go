@@ -179,6 +179,43 @@ func TestVirtualLife(t *testing.T) {
 	})
 }
 
+// TestNobodyListens: supervision does not wait for who is told, nor for who takes the logs.
+func TestNobodyListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &fakeHost{live: map[string]*fakeProcess{}}
+		held := make(chan struct{})
+		s, stop := virtual(t, h, Config{OnEvent: func(Event) { <-held }}, 2)
+		time.Sleep(time.Second)
+		for range eventsKept { // each is five events
+			if err := s.Kill("child1"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if st := s.Status()[1]; st.State != Ready || st.Restarts < eventsKept {
+			t.Errorf("%+v", st)
+		}
+		go func() { time.Sleep(time.Second); close(held) }()
+		stop()
+	})
+	log := filepath.Join(t.TempDir(), "log")
+	held := make(chan struct{})
+	followed := tailLog(log, hclog.New(&hclog.LoggerOptions{Output: heldUp{held}}), func(string) {})
+	if err := os.WriteFile(log, []byte("a line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	followed.stop()
+	close(held)
+}
+
+// heldUp is a writer that waits.
+type heldUp struct{ until chan struct{} }
+
+func (w heldUp) Write(b []byte) (int, error) {
+	<-w.until
+	return len(b), nil
+}
+
 // TestVirtualStop: all are asked at once, the deaf ones killed after Stop, or at once by KillAll.
 func TestVirtualStop(t *testing.T) {
 	for _, force := range []bool{false, true} {

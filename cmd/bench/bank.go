@@ -184,10 +184,8 @@ func (b *bank) progress(ctx context.Context, good func(progress) bool) (progress
 		if fresh && good(p) {
 			return p, nil
 		}
-		select {
-		case <-ctx.Done():
-			return p, ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return p, err
 		}
 		if fresh {
 			asked = time.Now()
@@ -205,10 +203,8 @@ func (b *bank) throughput(ctx context.Context, span time.Duration) (rate, cpu fl
 		return 0, 0, err
 	}
 	cpuFrom, began := b.cpu(), time.Now()
-	select {
-	case <-ctx.Done():
-		return 0, 0, ctx.Err()
-	case <-time.After(span):
+	if err := pause(ctx, span); err != nil {
+		return 0, 0, err
 	}
 	cpuRate := (b.cpu() - cpuFrom) / time.Since(began).Seconds()
 	to, err := b.progress(ctx, anyProgress)
@@ -237,14 +233,14 @@ func (b *bank) cpu() (sum float64) {
 	return sum
 }
 
-// resident memory of each branch, in MiB.
+// resident memory of each branch, in bytes.
 func (b *bank) resident() (all []float64) {
 	for _, s := range b.supervisor.Status() {
 		status, _ := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/status")
 		for line := range strings.Lines(string(status)) {
 			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 				kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-				all = append(all, kb/1024)
+				all = append(all, kb*1024)
 			}
 		}
 	}

@@ -147,16 +147,16 @@ func (b *bank) await(ctx context.Context, child string, state supervise.State, a
 func (m *machine) memory(ctx context.Context) error {
 	return m.withBank(ctx, 8, nil, func(b *bank) error {
 		var idle, paid series
-		for _, mib := range b.resident() {
-			idle.add(mib*(1<<20), 0, 0)
+		for _, bytes := range b.resident() {
+			idle.add(bytes, 0, 0)
 		}
 		for range m.rounds {
 			if _, _, err := b.paying(ctx, m.span); err != nil {
 				return err
 			}
 		}
-		for _, mib := range b.resident() {
-			paid.add(mib*(1<<20), 0, 0)
+		for _, bytes := range b.resident() {
+			paid.add(bytes, 0, 0)
 		}
 		f := paid.figure(7, "bytes", "resident, a branch of 8, after full load")
 		m.table.add(idle.figure(7, "bytes", "resident, a branch of 8, just opened"),
@@ -210,8 +210,8 @@ func (m *machine) sizesOfBank(ctx context.Context) error {
 			if err == nil {
 				s.paying, err = b.durations(ctx, m.rounds)
 			}
-			for _, mib := range b.resident() {
-				s.memory += mib * (1 << 20)
+			for _, bytes := range b.resident() {
+				s.memory += bytes
 			}
 			return err
 		})
@@ -248,17 +248,18 @@ func (s size) figures() []figure {
 
 // draw the curves of row 10: both axes logarithmic, a grid line per decade.
 func draw(path string, sizes []size) error {
+	colours := []string{"#1f77b4", "#d62728"}
 	panels := []struct {
 		title, unit string
-		lines       [][2]any // colour, func(size) float64
+		lines       []func(size) float64
 	}{
-		{"time to open", "s", [][2]any{{"#1f77b4", func(s size) float64 { return s.open.Seconds() }}}},
-		{"connections N(N−1)/2 and markers of a snapshot N(N−1)", "", [][2]any{
-			{"#1f77b4", func(s size) float64 { return float64(s.links) }}, {"#d62728", func(s size) float64 { return float64(s.markers) }},
+		{"time to open", "s", []func(size) float64{func(s size) float64 { return s.open.Seconds() }}},
+		{"connections N(N−1)/2 and markers of a snapshot N(N−1)", "", []func(size) float64{
+			func(s size) float64 { return float64(s.links) }, func(s size) float64 { return float64(s.markers) },
 		}},
-		{"memory of all branches", "MiB", [][2]any{{"#1f77b4", func(s size) float64 { return s.memory / (1 << 20) }}}},
-		{"a snapshot: idle, and while each branch pays every 50 ms", "ms", [][2]any{
-			{"#1f77b4", func(s size) float64 { return s.idle * 1e3 }}, {"#d62728", func(s size) float64 { return s.paying * 1e3 }},
+		{"memory of all branches", "MiB", []func(size) float64{func(s size) float64 { return s.memory / (1 << 20) }}},
+		{"a snapshot: idle, and while each branch pays every 50 ms", "ms", []func(size) float64{
+			func(s size) float64 { return s.idle * 1e3 }, func(s size) float64 { return s.paying * 1e3 },
 		}},
 	}
 	const width, height, left, right, top, gap = 640, 150, 70, 20, 26, 46
@@ -275,7 +276,7 @@ func draw(path string, sizes []size) error {
 		low, high := math.Inf(1), math.Inf(-1)
 		for _, line := range p.lines {
 			for _, s := range sizes {
-				v := math.Log10(max(1e-3, line[1].(func(size) float64)(s))) //nolint:forcetypeassert // above
+				v := math.Log10(max(1e-3, line(s)))
 				low, high = min(low, math.Floor(v)), max(high, math.Ceil(v))
 			}
 		}
@@ -289,10 +290,10 @@ func draw(path string, sizes []size) error {
 		for _, s := range sizes {
 			fmt.Fprintf(&b, `<text x="%.1f" y="%.0f" text-anchor="middle">%d</text>`+"\n", x(s.n), base+16, s.n)
 		}
-		for _, line := range p.lines {
-			fmt.Fprintf(&b, `<polyline fill="none" stroke-width="2" stroke="%s" points="`, line[0])
+		for i, line := range p.lines {
+			fmt.Fprintf(&b, `<polyline fill="none" stroke-width="2" stroke="%s" points="`, colours[i])
 			for _, s := range sizes {
-				fmt.Fprintf(&b, "%.1f,%.1f ", x(s.n), y(math.Log10(max(1e-3, line[1].(func(size) float64)(s))))) //nolint:forcetypeassert // above
+				fmt.Fprintf(&b, "%.1f,%.1f ", x(s.n), y(math.Log10(max(1e-3, line(s)))))
 			}
 			b.WriteString("\"/>\n")
 		}

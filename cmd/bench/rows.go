@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -81,11 +82,7 @@ func (m *machine) withBank(ctx context.Context, n int, args []string, do func(*b
 	if err != nil {
 		return err
 	}
-	err = do(b)
-	if stopErr := b.stop(); err == nil {
-		err = stopErr
-	}
-	return err
+	return errors.Join(do(b), b.stop())
 }
 
 // paying lets the bank pay for a moment before and while it measures, then rest.

@@ -27,12 +27,6 @@ const (
 	NumFramings
 )
 
-func (f Framing) String() string {
-	return [...]string{
-		"a length as a varint", "no framing: messages without a length in front", "a length of 4 bytes, big-endian", "a length of 4 bytes, little-endian",
-	}[f]
-}
-
 func (f Framing) frame(m *bankpb.BranchMessage) ([]byte, error) {
 	if f == Varint {
 		return wire.Append(nil, m), nil

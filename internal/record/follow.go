@@ -285,20 +285,12 @@ func (f *Follower) event(s *source, it item) *Event {
 	} else {
 		e.Kind = kindOf(it.Event, it.started)
 	}
-	s.count(e.Kind, it.Peer, e)
+	s.count(it.Peer, e)
 	if it.Peer != s.index && !it.gap {
 		e.Peer = f.names[it.Peer]
 	}
 	if f.clocks && (e.Kind == Receive || e.Kind == MarkerReceived) {
-		flying := &f.sources[it.Peer].flying[s.index]
-		for len(*flying) > 0 && (*flying)[0].n <= it.N {
-			if (*flying)[0].n == it.N {
-				for i, n := range (*flying)[0].clock {
-					s.clock[i] = max(s.clock[i], n)
-				}
-			}
-			*flying = (*flying)[1:]
-		}
+		s.land(&f.sources[it.Peer].flying[s.index], it.N)
 	}
 	e.Clock = f.tick(s)
 	if e.Kind == Send || e.Kind == MarkerSent {
@@ -310,10 +302,21 @@ func (f *Follower) event(s *source, it item) *Event {
 	return e
 }
 
+// land takes the sends up to number n off those that are on their way to the source; it knows of the nth then.
+func (s *source) land(flying *[]sentClock, n uint64) {
+	for ; len(*flying) > 0 && (*flying)[0].n <= n; *flying = (*flying)[1:] {
+		if (*flying)[0].n == n {
+			for i, known := range (*flying)[0].clock {
+				s.clock[i] = max(s.clock[i], known)
+			}
+		}
+	}
+}
+
 // count notes how far the source has come.
-func (s *source) count(kind string, peer int, e *Event) {
+func (s *source) count(peer int, e *Event) {
 	s.balance = e.Balance
-	switch kind {
+	switch e.Kind {
 	case Send, MarkerSent:
 		s.passedOut[peer] = e.N
 	case Receive, MarkerReceived:
@@ -345,7 +348,7 @@ func (f *Follower) Resume(e *Event) {
 	}
 	s := f.sources[i]
 	peer := slices.Index(f.names, e.Peer)
-	s.count(e.Kind, max(0, peer), e)
+	s.count(max(0, peer), e)
 	switch {
 	case e.Kind == Gap:
 		s.after, s.part = e.Commit, 0
@@ -366,9 +369,6 @@ func (f *Follower) Resume(e *Event) {
 	case Send, MarkerSent:
 		s.flying[peer] = append(s.flying[peer], sentClock{e.N, slices.Clone(s.clock)})
 	case Receive, MarkerReceived:
-		flying := &f.sources[peer].flying[i]
-		for len(*flying) > 0 && (*flying)[0].n <= e.N {
-			*flying = (*flying)[1:]
-		}
+		s.land(&f.sources[peer].flying[i], e.N)
 	}
 }

@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -16,44 +17,37 @@ func reservedEndings() []string {
 // letters, digits, dot, dash and underscore, start with a letter or digit, have at most
 // MaxNameBytes and none of the endings of cutbank's own files. So a name can never be a path.
 func CheckName(name string) error {
-	if problem := nameProblem(name); problem != "" {
-		return fmt.Errorf("%s", problem)
-	}
-	return nil
-}
-
-func nameProblem(name string) string {
 	const rule = "use letters, digits, dot, dash and underscore, the first one a letter or digit"
 	switch {
 	case name == "":
-		return "the name of the branch is empty: " + rule
+		return errors.New("the name of the branch is empty: " + rule)
 	case len(name) > MaxNameBytes:
-		return fmt.Sprintf("the name %s is longer than %d bytes: shorten it", shown(name), MaxNameBytes)
+		return fmt.Errorf("the name %s is longer than %d bytes: shorten it", shown(name), MaxNameBytes)
 	case !isLetterOrDigit(name[0]):
-		return fmt.Sprintf("bad name %s: %s", shown(name), rule)
+		return fmt.Errorf("bad name %s: %s", shown(name), rule)
 	}
 	for i := range len(name) {
 		if c := name[i]; !isLetterOrDigit(c) && c != '.' && c != '-' && c != '_' {
-			return fmt.Sprintf("bad name %s: %s", shown(name), rule)
+			return fmt.Errorf("bad name %s: %s", shown(name), rule)
 		}
 	}
 	for _, ending := range reservedEndings() {
 		if strings.HasSuffix(strings.ToLower(name), ending) {
-			return fmt.Sprintf("the name %s ends in %s, as cutbank's own files do: choose another", name, ending)
+			return fmt.Errorf("the name %s ends in %s, as cutbank's own files do: choose another", name, ending)
 		}
 	}
-	return ""
+	return nil
 }
 
-func hostProblem(host string) string {
+func checkHost(host string) error {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.IsUnspecified() || ip.IsMulticast() {
-			return fmt.Sprintf("%s is not an address that other branches can dial: "+
+			return fmt.Errorf("%s is not an address that other branches can dial: "+
 				"write 127.0.0.1, or the address of the branch's machine", host)
 		}
-		return ""
+		return nil
 	}
-	bad := fmt.Sprintf("%s is neither an IP address nor a host name: write for example 127.0.0.1", shown(host))
+	bad := fmt.Errorf("%s is neither an IP address nor a host name: write for example 127.0.0.1", shown(host))
 	name := strings.TrimSuffix(host, ".")
 	labels := strings.Split(name, ".")
 	if len(host) > MaxHostBytes || allDigits(labels[len(labels)-1]) {
@@ -64,7 +58,7 @@ func hostProblem(host string) string {
 			return bad
 		}
 	}
-	return ""
+	return nil
 }
 
 // isLabel tells whether it may stand between two dots of a host name. An underscore is not in the
@@ -83,22 +77,14 @@ func isLabel(label string) bool {
 
 // ParsePort reads a port from 1 to 65535. The error names what was written.
 func ParsePort(text string) (uint16, error) {
-	port, problem := parsePort(text)
-	if problem != "" {
-		return 0, fmt.Errorf("%s", problem)
-	}
-	return port, nil
-}
-
-func parsePort(text string) (uint16, string) {
 	if !allDigits(text) {
-		return 0, fmt.Sprintf("port %s is not a whole number between 1 and 65535", shown(text))
+		return 0, fmt.Errorf("port %s is not a whole number between 1 and 65535", shown(text))
 	}
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || port == 0 {
-		return 0, fmt.Sprintf("port %s is not between 1 and 65535", clipped(text))
+		return 0, fmt.Errorf("port %s is not between 1 and 65535", clipped(text))
 	}
-	return uint16(port), ""
+	return uint16(port), nil
 }
 
 func isLetterOrDigit(c byte) bool {

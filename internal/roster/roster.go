@@ -143,17 +143,16 @@ func (p *parser) line(number int, text string) error {
 		return p.errorf(number, "more than %d branches: a bank holds at most that many", MaxBranches)
 	}
 	b := Branch{Name: fields[0], Host: fields[1], Line: number}
-	if problem := nameProblem(b.Name); problem != "" {
-		return p.errorf(number, "%s", problem)
+	if err := CheckName(b.Name); err != nil {
+		return p.errorf(number, "%s", err)
 	}
-	if problem := hostProblem(b.Host); problem != "" {
-		return p.errorf(number, "%s", problem)
+	if err := checkHost(b.Host); err != nil {
+		return p.errorf(number, "%s", err)
 	}
-	port, problem := parsePort(fields[2])
-	if problem != "" {
-		return p.errorf(number, "%s", problem)
+	var err error
+	if b.Port, err = ParsePort(fields[2]); err != nil {
+		return p.errorf(number, "%s", err)
 	}
-	b.Port = port
 	return p.add(b)
 }
 
@@ -161,7 +160,7 @@ func (p *parser) line(number int, text string) error {
 func (p *parser) add(b Branch) error {
 	name := strings.ToLower(b.Name)
 	if line, taken := p.lineOfName[name]; taken {
-		if p.named(b.Name) {
+		if (Roster{Branches: p.branches}).Index(b.Name) >= 0 {
 			return p.errorf(b.Line, "the name %s is already on line %d: give each branch its own", b.Name, line)
 		}
 		return p.errorf(b.Line, "the name %s differs from the one on line %d only in case: "+
@@ -176,10 +175,6 @@ func (p *parser) add(b Branch) error {
 	p.lineOfAddr[addr] = b.Line
 	p.branches = append(p.branches, b)
 	return nil
-}
-
-func (p *parser) named(name string) bool {
-	return Roster{Branches: p.branches}.Index(name) >= 0
 }
 
 // addressKey is the same for two spellings of an address that are known to be one without asking

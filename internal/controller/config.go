@@ -16,9 +16,8 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultWait             = 60 * time.Second
-	DefaultSnapshotInterval = 2 * time.Second
-	DefaultFirstSnapshot    = time.Second
+	defaultWait             = 60 * time.Second
+	defaultSnapshotInterval = 2 * time.Second
 )
 
 // Config is what a controller needs to know.
@@ -30,7 +29,6 @@ type Config struct {
 	Settings         Settings      // given to every branch; default: the branch's own
 	Wait             time.Duration // for all branches and their links at the start; default 60 s
 	SnapshotInterval time.Duration // from one start to the next; default 2 s; negative: only on demand
-	FirstSnapshot    time.Duration // after all are ready; default 1 s or SnapshotInterval, the shorter
 	Snapshots        int           // Run ends after so many are complete; default 0: no end
 	Duration         time.Duration // Run ends so long after all are ready; default 0: no end
 	Seed             uint64        // of the choice of initiators; default 0: another one each time
@@ -39,7 +37,7 @@ type Config struct {
 	StopTransfers bool  // at the end of Run; default: the branches go on
 
 	BrokenRule string // of a bank that is opened with --break; default: none
-	Remedy     string // what a user can do about branches that hold another bank; default: StandaloneRemedy
+	Remedy     string // what a user can do about branches that hold another bank; default: standaloneRemedy
 
 	Logger  hclog.Logger // default: none
 	OnEvent func(Event)  // called on the controller's loop: must not wait nor call the controller; default: none
@@ -47,8 +45,8 @@ type Config struct {
 	Certificates *identity.Certificates
 }
 
-// StandaloneRemedy is what the user of a standalone controller can do about another bank.
-const StandaloneRemedy = "name that bank's --data-dir, total and file, or stop the branches and start them with " +
+// standaloneRemedy is what the user of a standalone controller can do about another bank.
+const standaloneRemedy = "name that bank's --data-dir, total and file, or stop the branches and start them with " +
 	"new data directories (--fresh belongs to ./launcher: a controller can't empty branches that are running)"
 
 // Validate fills in the defaults. Its errors are *UsageError.
@@ -66,16 +64,13 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if c.Wait == 0 {
-		c.Wait = DefaultWait
+		c.Wait = defaultWait
 	}
 	if c.SnapshotInterval == 0 {
-		c.SnapshotInterval = DefaultSnapshotInterval
-	}
-	if c.FirstSnapshot == 0 {
-		c.FirstSnapshot = max(0, min(DefaultFirstSnapshot, c.SnapshotInterval))
+		c.SnapshotInterval = defaultSnapshotInterval
 	}
 	if c.Remedy == "" {
-		c.Remedy = StandaloneRemedy
+		c.Remedy = standaloneRemedy
 	}
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
@@ -91,7 +86,7 @@ func (c *Config) checkFlags() error {
 	if err := c.Settings.validate(); err != nil {
 		return &UsageError{err}
 	}
-	if c.Wait < 0 || c.FirstSnapshot < 0 || c.Duration < 0 || c.Snapshots < 0 {
+	if c.Wait < 0 || c.Duration < 0 || c.Snapshots < 0 {
 		return &UsageError{errors.New("--wait, --duration and --snapshots can't be negative")}
 	}
 	return nil

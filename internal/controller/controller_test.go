@@ -288,7 +288,7 @@ func TestBranchThatComesBackCompletesItsSnapshots(t *testing.T) {
 func TestIncompleteNamesWhoIsMissing(t *testing.T) {
 	t.Parallel()
 	f, dir := newFakeBank(t, 3), t.TempDir()
-	r := startRun(t, f, dir, func(c *controller.Config) { c.SnapshotInterval, c.FirstSnapshot = time.Millisecond, time.Nanosecond })
+	r := startRun(t, f, dir, func(c *controller.Config) { c.SnapshotInterval = time.Millisecond })
 	f.do(func() { f.branches[1].mute = true })
 	for range 8 { // and no more, since that is how many may be in progress
 		await[controller.SnapshotStarted](t, r)
@@ -329,7 +329,7 @@ func TestIDTakenByAnotherController(t *testing.T) {
 func TestBooksThatDoNotBalanceEndTheRun(t *testing.T) {
 	t.Parallel()
 	f, dir := newFakeBank(t, 2), t.TempDir()
-	r := startRun(t, f, dir, func(c *controller.Config) { c.SnapshotInterval, c.FirstSnapshot = time.Hour, time.Millisecond })
+	r := startRun(t, f, dir, func(c *controller.Config) { c.SnapshotInterval = time.Hour })
 	f.do(func() {
 		f.branches[1].change = func(p *bankpb.ReturnSnapshot_LocalSnapshot) { p.ReceivedMoney[0], p.Balance = 5, p.Balance+5 }
 	})
@@ -347,7 +347,7 @@ func TestTwoControllersOneDirectory(t *testing.T) {
 	t.Parallel()
 	f, dir := newFakeBank(t, 4), t.TempDir()
 	fast := func(c *controller.Config) {
-		c.SnapshotInterval, c.FirstSnapshot, c.Snapshots = time.Millisecond, time.Millisecond, 30
+		c.SnapshotInterval, c.Snapshots = time.Millisecond, 30
 	}
 	a, b := startRun(t, f, dir, fast), startRun(t, f, dir, fast)
 	if err := errors.Join(a.end(t), b.end(t)); err != nil {

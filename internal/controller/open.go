@@ -346,7 +346,8 @@ func (c *Controller) opened() {
 
 func (c *Controller) onReady() {
 	c.phase, c.ready = running, time.Now()
-	c.next = c.ready.Add(c.cfg.FirstSnapshot)
-	c.emit(Ready{c.cfg.FirstSnapshot, c.cfg.SnapshotInterval})
+	first := min(firstAfter, c.cfg.SnapshotInterval)
+	c.next = c.ready.Add(first)
+	c.emit(Ready{first, c.cfg.SnapshotInterval})
 	c.publish()
 }

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	maxPending    = 8    // snapshots of this controller in progress
-	keptDurations = 4096 // for the median
+	maxPending    = 8           // snapshots of this controller in progress
+	keptDurations = 4096        // for the median
+	firstAfter    = time.Second // all are ready, at the latest
 )
 
 // ErrIncomplete is a snapshot on demand that was not complete in time; its record says who is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -235,6 +236,26 @@ func TestEarlyRetrieve(t *testing.T) {
 	if got := b.clients[2].receive().GetReturnSnapshot().GetLocalSnapshot().GetSnapshotId(); got != 7 {
 		t.Errorf("got %d", got)
 	}
+}
+
+// TestPlainClientMoves: a client of the assignment that opens the bank again, with other addresses, moves it: a port
+// in its file was wrong, or branches are elsewhere.
+func TestPlainClientMoves(t *testing.T) {
+	var ports []uint32
+	b := newBankAt(t, 2, time.Millisecond, link.Delay{}, func(address string) int {
+		_, port, _ := net.SplitHostPort(address)
+		n, _ := strconv.Atoi(port)
+		ports = append(ports, uint32(n))
+		return 1 // nobody is there
+	})
+	for i, branch := range b.all {
+		branch.Port = ports[i]
+	}
+	for _, c := range b.clients {
+		c.send(openingOf(1000, b.all))
+	}
+	b.initiate(0, 1)
+	b.retrieve(1)
 }
 
 // TestRefusals: what a client may not send is answered with an error and changes nothing.

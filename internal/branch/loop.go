@@ -273,6 +273,9 @@ func (b *Branch) init(c *Client, init *bankpb.InitBranch) {
 	if err == nil {
 		opened, err = e.Open(b.cfg.Name, init)
 	}
+	if err == nil && !opened {
+		err = b.moved(init.GetAllBranches())
+	}
 	if err != nil {
 		code := bankpb.Error_BAD_REQUEST
 		if e.Ledger.Opened() {

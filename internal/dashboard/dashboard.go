@@ -143,7 +143,7 @@ type Fault struct {
 	AtMS   int64  `json:"at_ms"`
 	Branch string `json:"branch"`
 	Peer   string `json:"peer"`
-	Kind   string `json:"kind"` // killed, exited, paused, resumed, restarting, ready, hung, failed, cut, healed, gap
+	Kind   string `json:"kind"` // killed, exited, paused, resumed, restarting, ready, hung, failed, cut, healed, adopted, gap
 	Text   string `json:"text"`
 }
 

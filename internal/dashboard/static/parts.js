@@ -73,8 +73,8 @@ export const Icon = ({ name }) => html`<svg class="icon" viewBox="0 0 16 16" ari
 // Mark is an icon with its word: no state is told by colour alone.
 export const Mark = ({ of }) => html`<span class=${`mark ${of.tone}`}><${Icon} name=${of.icon} />${of.word}</span>`;
 
-export const Button = ({ icon, children, onClick, title, label, quiet, pressed, busy }) => html`
-  <button type="button" class=${quiet ? 'quiet' : ''} onClick=${onClick} title=${title} aria-label=${label} aria-pressed=${pressed} aria-busy=${busy}>
+export const Button = ({ icon, children, onClick, title, label, quiet, pressed }) => html`
+  <button type="button" class=${quiet ? 'quiet' : ''} onClick=${onClick} title=${title} aria-label=${label} aria-pressed=${pressed}>
     ${icon && html`<${Icon} name=${icon} />`}${children && html`<span>${children}</span>`}</button>`;
 
 // useWidth is the width of an element in px, kept up to date.
@@ -97,7 +97,7 @@ if (!themes.includes(settings.theme)) settings.theme = 'auto';
 // rem is how much larger than usual the reader wants things.
 export const rem = () => (settings.larger ? 20 / 15 : 1);
 export const themeChanged = new EventTarget();
-export function apply() {
+function apply() {
   const root = document.documentElement;
   root.dataset.theme = settings.theme;
   root.classList.toggle('larger', settings.larger);

@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useRef } from './vendor/htm-preact/standalone
 import { bank, now, onMoves, pace } from './store.js';
 import { colour, iconPath, num, rem, stateOf, still, themeChanged, useWidth } from './parts.js';
 
-export const ringMax = 24; // branches in the ring; the list has all
+const ringMax = 24; // branches in the ring; the list has all
 
 const lag = 450;     // ms behind the bank: by then most arrivals are known
 const slowest = 380; // ms that a dot takes at least, or nobody would see it

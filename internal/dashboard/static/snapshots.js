@@ -6,7 +6,7 @@ import { BandKey, DurationChart, SumChart } from './charts.js';
 
 const stripMax = 60;
 
-export function percentile(sorted, p) {
+function percentile(sorted, p) {
   return sorted.length ? sorted[Math.min(sorted.length - 1, Math.ceil((p / 100) * sorted.length) - 1)] : null;
 }
 

@@ -44,7 +44,6 @@ export function useBank() {
 const movers = new Set();
 export function onMoves(f) { movers.add(f); return () => movers.delete(f); }
 
-export const branchState = (name) => bank.state?.branches.find((b) => b.name === name);
 export const sumOf = (r) => r.in_branches + r.in_transit;
 export const whole = (r) => r.status !== 'incomplete';
 // startOf is when a snapshot began, on the bank's clock.
@@ -53,7 +52,7 @@ export const startOf = (r) => Date.parse(r.started_at) - bank.wall;
 function cap(list, n) { if (list.length > n) list.splice(0, list.length - n); }
 
 let noticeKey = 0;
-export function notice(text, bad = false) {
+function notice(text, bad = false) {
   const n = { key: ++noticeKey, text, bad };
   bank.notices.push(n);
   cap(bank.notices, keep.notices);
@@ -215,7 +214,6 @@ async function get(path) {
   return body;
 }
 export const getCut = (id) => get(`/api/cut/${id}`);
-export const getSnapshot = (id) => get(`/api/snapshots/${id}`);
 
 // The token of this run; another run of the launcher has another one, which its page tells.
 let token = Promise.resolve(document.querySelector('meta[name=cutbank-token]').content);

@@ -7,7 +7,7 @@ import { Button, Icon, count, ms, num, signed } from './parts.js';
 export const steps = 6;
 
 // story is what the tour remembers from step to step: the kill of step five.
-const story = { snapshot: null, branch: '', killedAt: 0, busy: false };
+const story = { snapshot: null, branch: '', killedAt: 0 };
 const baseId = () => bank.snapshots.at(-1)?.snapshot_id ?? 0;
 
 // until waits for a condition on the bank, at most 10 s.
@@ -24,7 +24,7 @@ async function until(ask) {
 async function killInSnapshot() {
   const before = Math.max(baseId(), ...bank.running.keys(), 0);
   const names = bank.hello.roster.map((b) => b.name);
-  control('snapshot', names[0]); // answers when the snapshot is complete
+  control('snapshot'); // answers when the snapshot is complete
   const id = await until(() => [...bank.running.keys()].find((k) => k > before) ?? (baseId() > before && baseId()));
   if (!id) return;
   const began = bank.running.get(id)?.initiator ?? names[0];

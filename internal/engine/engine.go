@@ -12,6 +12,8 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
@@ -149,15 +151,12 @@ func (e *Engine[P]) Seal() *Batch[P] {
 		b.marks = append(b.marks, mark{p, e.Ledger.Sent(p), e.Ledger.Received(p)})
 	}
 	for _, id := range b.Completed {
-		answer := ErrorMessage(bankpb.Error_SNAPSHOT_GONE, "no longer kept", id)
-		if r, _ := e.Ledger.Snapshot(id); r != nil { // else one batch completed more than are kept
-			answer = e.localSnapshot(r)
+		e.answerWaiting(b, id)
+	}
+	if len(b.Completed) > 0 { // others may be too old by that: they may never have been started
+		for _, id := range slices.Sorted(maps.Keys(e.waiting)) {
+			e.answerWaiting(b, id)
 		}
-		for _, c := range e.waiting[id] {
-			b.replies = append(b.replies, reply{c, answer})
-			e.waits--
-		}
-		delete(e.waiting, id)
 	}
 	e.Filling, e.spare = e.spare, nil
 	if e.Ledger.Plan().Broken != rules.None {

@@ -351,3 +351,22 @@ func TestRetrievesWaiting(t *testing.T) {
 		t.Errorf("%d refused after places were free", a.refused)
 	}
 }
+
+// TestRetrieveOfNone: who waits for a snapshot that nobody ever starts waits until newer ones have made it too old.
+// A client whose requests were refused for long would take up all places for ever.
+func TestRetrieveOfNone(t *testing.T) {
+	w := newWorld(t, "p", "q")
+	w.connect(0, 1)
+	w.settle()
+	var a answers
+	w.nodes[0].Retrieve(&a, 1)
+	for id := range uint64(ledger.MaxDone + 1) {
+		if w.settle(); len(a.got) != 0 {
+			t.Fatalf("after %d snapshots: %v", id, a.got)
+		}
+		w.nodes[0].Initiate(&a, id+2, 0)
+	}
+	if w.settle(); len(a.got) != 1 || a.got[0].GetError().GetCode() != bankpb.Error_SNAPSHOT_GONE || a.got[0].GetError().GetSnapshotId() != 1 {
+		t.Errorf("when it is too old: %v", a.got)
+	}
+}

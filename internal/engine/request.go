@@ -133,19 +133,42 @@ func (e *Engine[P]) Initiate(c Client, id uint64, at int64) {
 
 // Retrieve answers with the branch's part of a snapshot, as soon as it is complete.
 func (e *Engine[P]) Retrieve(c Client, id uint64) {
-	r, gone := e.Ledger.Snapshot(id)
+	answer := e.part(id)
 	switch {
-	case r != nil && r.Complete():
-		e.Answer(c, e.localSnapshot(r))
-	case r == nil && gone:
-		e.Answer(c, ErrorMessage(bankpb.Error_SNAPSHOT_GONE,
-			fmt.Sprintf("snapshot %d is no longer kept: the last %d are", id, ledger.MaxDone), id))
+	case answer != nil:
+		e.Answer(c, answer)
 	case e.waits >= MaxWaiting:
 		e.Answer(c, ErrorMessage(bankpb.Error_SNAPSHOT_LIMIT, fmt.Sprintf("%d requests are waiting", e.waits), id))
 	default:
 		e.waiting[id] = append(e.waiting[id], c)
 		e.waits++
 	}
+}
+
+// part is the answer to a retrieve; nil: not yet.
+func (e *Engine[P]) part(id uint64) *bankpb.BranchMessage {
+	r, gone := e.Ledger.Snapshot(id)
+	switch {
+	case r != nil && r.Complete():
+		return e.localSnapshot(r)
+	case gone:
+		return ErrorMessage(bankpb.Error_SNAPSHOT_GONE,
+			fmt.Sprintf("snapshot %d is no longer kept: the last %d are", id, ledger.MaxDone), id)
+	}
+	return nil
+}
+
+// answerWaiting answers the retrieves that wait for a snapshot, if there is an answer now.
+func (e *Engine[P]) answerWaiting(b *Batch[P], id uint64) {
+	answer := e.part(id)
+	if answer == nil {
+		return
+	}
+	for _, c := range e.waiting[id] {
+		b.replies = append(b.replies, reply{c, answer})
+	}
+	e.waits -= len(e.waiting[id])
+	delete(e.waiting, id)
 }
 
 // Forget drops the waiting requests of a client that is gone.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"cutbank/internal/supervise"
@@ -13,10 +12,8 @@ import (
 // chaos kills, stops and cuts off branches at random. Its choices depend on the seed alone, the branches
 // that are up, and nothing else.
 type chaos struct {
-	mean time.Duration // between two blows
-	rng  *rand.Rand
-
-	mu    sync.Mutex
+	mean  time.Duration // between two blows
+	rng   *rand.Rand
 	score map[string]int
 }
 
@@ -82,15 +79,11 @@ func (c *chaos) run(ctx context.Context, s *supervise.Supervisor, cut func(src, 
 		if b.verb != "cut" {
 			say("chaos: %s %s", b.verb, b.name)
 		}
-		c.mu.Lock()
 		c.score[b.verb]++
-		c.mu.Unlock()
 	}
 }
 
-// String is the score.
+// String is the score, after run.
 func (c *chaos) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return fmt.Sprintf("chaos: %d killed, %d stopped, %d links cut", c.score["kill"], c.score["stop"], c.score["cut"])
 }

@@ -118,13 +118,16 @@ func (c *control) close() {
 	c.wg.Wait()
 }
 
+// verbs are what can be done to a branch by hand.
+func verbs(s *supervise.Supervisor) map[string]func(name string) error {
+	return map[string]func(string) error{"kill": s.Kill, "pause": s.Pause, "resume": s.Resume, "restart": s.Restart, "reset": s.Reset}
+}
+
 // answer does what a subcommand asks for; down ends the launcher, and its branches whatever --detach says.
 func (o *options) answer(s *supervise.Supervisor, down func()) func(request) answer {
-	verbs := map[string]func(string) error{
-		"kill": s.Kill, "pause": s.Pause, "resume": s.Resume, "restart": s.Restart, "reset": s.Reset,
-		"down":   func(string) error { down(); return nil },
-		"status": func(string) error { return nil },
-	}
+	verbs := verbs(s)
+	verbs["down"] = func(string) error { down(); return nil }
+	verbs["status"] = func(string) error { return nil }
 	return func(q request) answer {
 		do := verbs[q.Command]
 		if do == nil {

@@ -332,9 +332,7 @@ func (l *live) Control(ctx context.Context, c dashboard.Command) (string, error)
 
 // manage asks the supervisor.
 func (l *live) manage(c dashboard.Command) (string, error) {
-	s := l.supervisor
-	do := map[string]func(string) error{"kill": s.Kill, "pause": s.Pause, "resume": s.Resume, "restart": s.Restart, "reset": s.Reset}
-	if err := do[c.Verb](c.Branch); err != nil {
+	if err := verbs(l.supervisor)[c.Verb](c.Branch); err != nil {
 		return "", err
 	}
 	done := map[string]string{

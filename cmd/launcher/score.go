@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"cutbank/internal/supervise"
@@ -13,7 +12,6 @@ import (
 
 // score counts restarts by cause, for the summary.
 type score struct {
-	mu      sync.Mutex
 	causes  map[supervise.Cause]int
 	longest time.Duration
 }
@@ -22,8 +20,6 @@ func newScore() *score { return &score{causes: make(map[supervise.Cause]int)} }
 
 // event notes an event and returns the line for people, or nothing when it is not worth one.
 func (s *score) event(e supervise.Event, verbose bool) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch e.Kind {
 	case supervise.EventExited:
 		if e.Cause == supervise.InOrder {
@@ -44,10 +40,8 @@ func (s *score) event(e supervise.Event, verbose bool) string {
 	return e.String()
 }
 
-// String is the summary.
+// String is the summary, after the last event.
 func (s *score) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if len(s.causes) == 0 {
 		return "restarts: none"
 	}

@@ -27,11 +27,8 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Names of the services of the health check.
-const (
-	ServiceAlive = plugin.GRPCServiceName
-	ServiceReady = "ready"
-)
+// serviceReady is the name of the service that is readiness; any other is liveness.
+const serviceReady = "ready"
 
 // Bounds of what still counts as alive.
 const (
@@ -166,7 +163,7 @@ func (h *Health) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 		return next(ctx, req)
 	}
 	status := healthpb.HealthCheckResponse_SERVING
-	if h.Alive() != nil || check.GetService() == ServiceReady && !h.ready.Load() {
+	if h.Alive() != nil || check.GetService() == serviceReady && !h.ready.Load() {
 		status = healthpb.HealthCheckResponse_NOT_SERVING
 	}
 	return &healthpb.HealthCheckResponse{Status: status}, nil
@@ -214,12 +211,10 @@ type Answer struct {
 
 const maxWaits = 512
 
-// Check asks within a time limit. No answer is the zero Answer.
-func (r *Remote) Check(ctx context.Context, limit time.Duration) Answer {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+// Check asks within the context's time. No answer is the zero Answer.
+func (r *Remote) Check(ctx context.Context) Answer {
 	var header metadata.MD
-	answer, err := r.health.Check(ctx, &healthpb.HealthCheckRequest{Service: ServiceReady}, grpc.Header(&header))
+	answer, err := r.health.Check(ctx, &healthpb.HealthCheckRequest{Service: serviceReady}, grpc.Header(&header))
 	if err != nil {
 		return Answer{}
 	}

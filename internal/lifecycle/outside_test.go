@@ -39,12 +39,12 @@ func TestProbes(t *testing.T) {
 	const far = int64(time.Hour) // from now: beaten, and not stale however slow this machine is
 	h.beat.Store(far)
 	check("", yes)
-	check(ServiceReady, no)
+	check(serviceReady, no)
 	h.SetReady(true)
-	check(ServiceReady, yes)
+	check(serviceReady, yes)
 	h.beat.Store(-far)
 	check("", no)
-	check(ServiceReady, no)
+	check(serviceReady, no)
 }
 
 // counted is a listener that counts connections.

@@ -156,7 +156,11 @@ type Status struct {
 // Why is the state in words: what is waited for, or how the last process ended.
 func (s Status) Why() string {
 	var parts []string
-	if s.Waits != "" && s.State != Ready {
+	switch {
+	case s.Waits == "", s.State == Ready:
+	case s.State == Remote, s.State == Away:
+		parts = append(parts, s.Waits)
+	default:
 		parts = append(parts, "waits for "+s.Waits)
 	}
 	if s.LastExit != "" {

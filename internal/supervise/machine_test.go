@@ -419,6 +419,11 @@ func TestHeldElsewhere(t *testing.T) {
 		if len(s.m.status.Causes) != 0 || s.m.early != 0 || !strings.Contains(s.m.status.Waits, "pid 812") {
 			t.Errorf("%s: %+v", name, s.m.status)
 		}
+		_ = s.in(dialled{s.m.epoch, false})
+		if line := s.m.events[0].String(); !strings.Contains(line, "./launcher reset a") {
+			t.Errorf("%s: what to do is not in %q", name, line)
+		}
+		s.log = nil
 		_ = s.in(request{verbReset})
 		s.want(Starting, "start")
 	}
@@ -447,7 +452,7 @@ func TestSpread(t *testing.T) {
 func TestEventWords(t *testing.T) {
 	seen := map[string]Kind{}
 	for _, k := range []Kind{
-		EventStarted, EventAdopted, EventHealthy, EventReady, EventUnready, EventSuspect, EventHung, EventStopping, EventLate,
+		EventStarted, EventSlow, EventAdopted, EventHealthy, EventReady, EventUnready, EventSuspect, EventHung, EventStopping, EventLate,
 		EventExited, EventDelayed, EventFailed, EventStopped, EventPaused, EventResumed, EventRemoteUp, EventRemoteDown,
 	} {
 		line := Event{Child: "a", Kind: k, PID: 7, Exit: "why", Delay: time.Second}.String()

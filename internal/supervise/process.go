@@ -25,7 +25,13 @@ import (
 // realHost starts real processes, over go-plugin.
 type realHost struct{ cfg *Config }
 
-func (h *realHost) dial(ctx context.Context, addr string) bool { return dialTCP(ctx, addr) }
+func (h *realHost) dial(ctx context.Context, addr string) bool {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
+}
 
 func (h *realHost) start(c Child) (process, error) {
 	if c.Dir != "" {
@@ -185,7 +191,7 @@ func (r *run) check(limit time.Duration) lifecycle.Answer {
 		<-ctx.Done()
 		return lifecycle.Answer{}
 	}
-	return r.remote.Check(ctx, limit)
+	return r.remote.Check(ctx)
 }
 
 func (r *run) signal(s syscall.Signal) {

@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -432,14 +431,4 @@ func (k *keeper) start(run uint64) {
 		p.leave()
 	}
 	k.post(exited{run, p.wait()})
-}
-
-// dialTCP tells whether something accepts at the address.
-func dialTCP(ctx context.Context, addr string) bool {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err == nil {
-		_ = c.Close()
-	}
-	return err == nil
 }

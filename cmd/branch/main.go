@@ -87,7 +87,7 @@ type options struct {
 	port     uint16
 	listen   string
 	interval time.Duration
-	amount   branch.Amount
+	amount   roster.Amount
 	delay    link.Delay
 	seed     uint64
 	dataDir  string
@@ -351,7 +351,7 @@ func (o *options) set(args []string, interval, amount, delay string) (err error)
 			return fmt.Errorf("interval %q is not a time such as 500ms, at most 1h", interval)
 		}
 	}
-	if o.amount, err = branch.ParseAmount(amount); err != nil {
+	if o.amount, err = roster.ParseAmount(amount); err != nil {
 		return err
 	}
 	if hclog.LevelFromString(o.level) == hclog.NoLevel || (o.format != "text" && o.format != "json") {

@@ -18,7 +18,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"cutbank/internal/branch"
 	"cutbank/internal/controller"
 	"cutbank/internal/dashboard"
 	"cutbank/internal/foreign"
@@ -407,9 +406,6 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	}
 	if o.shared != "" && o.shared != dashboard.SharedAll && o.shared != dashboard.SharedMetrics {
 		err = errors.Join(err, fmt.Errorf("--http-shared=%s is not %s or %s", o.shared, dashboard.SharedAll, dashboard.SharedMetrics))
-	}
-	if err == nil && o.Settings.Amount != nil {
-		_, err = branch.ParseAmount(*o.Settings.Amount)
 	}
 	if err != nil {
 		return false, &controller.UsageError{Err: err}

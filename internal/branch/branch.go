@@ -30,6 +30,7 @@ import (
 	"cutbank/internal/journal"
 	"cutbank/internal/ledger"
 	"cutbank/internal/link"
+	"cutbank/internal/roster"
 	"cutbank/internal/rules"
 	"cutbank/proto/bankpb"
 )
@@ -97,7 +98,7 @@ type Config struct {
 	Journal  Journal       // Memory{}
 	Durable  bool          // whether Journal outlives the process; false
 	Interval time.Duration // longest wait between two transfers; 0 is as fast as it can
-	Amount   Amount        // DefaultAmount
+	Amount   roster.Amount // DefaultAmount
 	Delay    link.Delay    // slow motion of items; none
 	Seed     uint64        // of the random choices; 0: a random one
 	Health   Health        // nil: nobody asks
@@ -125,7 +126,7 @@ func (c *Config) Validate() error {
 	if c.Journal == nil {
 		c.Journal = Memory{}
 	}
-	if c.Amount == (Amount{}) {
+	if c.Amount == (roster.Amount{}) {
 		c.Amount = DefaultAmount
 	}
 	if c.CheckpointBytes == 0 {

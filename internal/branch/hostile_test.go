@@ -118,7 +118,7 @@ func besiege(t *testing.T, encrypted bool) (b *besieged, recorded []byte, foreig
 	cfg := controller.Config{Total: 1_000_000, DataDir: t.TempDir(), SnapshotInterval: 100 * time.Millisecond}
 	for i, name := range names {
 		address, _ := startBranch(t, name, func(c *branch.Config) {
-			c.Interval, c.Amount = 5*time.Millisecond, branch.Amount{Low: 1, High: 9}
+			c.Interval, c.Amount = 5*time.Millisecond, roster.Amount{Low: 1, High: 9}
 			if encrypted {
 				c.Certificates = load(t, certs, identity.Branch(name))
 			}

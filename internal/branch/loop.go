@@ -357,7 +357,7 @@ func (b *Branch) moved(all []*bankpb.InitBranch_Branch) error {
 func (b *Branch) set(c *Client, s *bankpb.Settings, pay *time.Timer, err error) {
 	amount := b.payer.amount
 	if s != nil && s.Amount != nil && err == nil {
-		amount, err = ParseAmount(s.GetAmount())
+		amount, err = roster.ParseAmount(s.GetAmount())
 	}
 	if err == nil && s.GetIntervalUs() > uint64(time.Hour/time.Microsecond) {
 		err = errors.New("an interval of more than an hour")

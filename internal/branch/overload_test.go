@@ -11,6 +11,7 @@ import (
 
 	"cutbank/internal/branch"
 	"cutbank/internal/engine"
+	"cutbank/internal/roster"
 	"cutbank/proto/bankpb"
 )
 
@@ -42,7 +43,7 @@ func TestOverload(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := branch.Config{
-			Name: name, Listener: l, Amount: branch.Amount{Low: 1, High: 1}, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
+			Name: name, Listener: l, Amount: roster.Amount{Low: 1, High: 1}, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
 		}
 		if i == 2 {
 			cfg.Journal = hung

@@ -1,62 +1,21 @@
 package branch
 
 import (
-	"fmt"
 	"math/rand/v2"
-	"strconv"
-	"strings"
 	"time"
 
 	"cutbank/internal/ledger"
+	"cutbank/internal/roster"
 )
 
-// Amount of a transfer: a random whole number from Low to High, at least 1. With Percent they are
-// hundredths of the balance that the branch had when the bank was opened.
-type Amount struct {
-	Low, High uint64
-	Percent   bool
-}
-
 // DefaultAmount is the assignment's.
-var DefaultAmount = Amount{Low: 1, High: 5, Percent: true} //nolint:gochecknoglobals // a constant
-
-// ParseAmount reads "1", "1-10" or "1%-5%".
-func ParseAmount(s string) (Amount, error) {
-	low, high, ranged := strings.Cut(s, "-")
-	if !ranged {
-		high = low
-	}
-	l, lp := strings.CutSuffix(low, "%")
-	h, hp := strings.CutSuffix(high, "%")
-	a := Amount{Percent: lp}
-	var err1, err2 error
-	a.Low, err1 = strconv.ParseUint(l, 10, 53)
-	a.High, err2 = strconv.ParseUint(h, 10, 53)
-	switch {
-	case err1 != nil || err2 != nil || lp != hp:
-		return a, fmt.Errorf("amount %q is neither a number (1), a range (1-10) nor a share of the first balance (1%%-5%%)", s)
-	case a.Low == 0 || a.Low > a.High:
-		return a, fmt.Errorf("amount %q: the lower bound is at least 1 and at most the upper", s)
-	case a.Percent && a.High > 100:
-		return a, fmt.Errorf("amount %q is more than 100%%", s)
-	}
-	return a, nil
-}
-
-// bounds in money, of a branch that began with share.
-func (a Amount) bounds(share uint64) (low, high uint64) {
-	if !a.Percent {
-		return a.Low, a.High
-	}
-	part := func(percent uint64) uint64 { return max(1, share/100*percent+share%100*percent/100) }
-	return part(a.Low), part(a.High)
-}
+var DefaultAmount = roster.Amount{Low: 1, High: 5, Percent: true} //nolint:gochecknoglobals // a constant
 
 // payer makes the random choices: whom to pay, how much, when.
 type payer struct {
 	random   *rand.Rand
 	interval time.Duration // longest wait between two transfers; 0: as fast as it can
-	amount   Amount
+	amount   roster.Amount
 	stopped  bool
 	nextID   func() uint64 // nil: transfers have no names
 
@@ -78,7 +37,7 @@ func (p *payer) payDue(l *ledger.Ledger, out *ledger.Output, now time.Time) time
 	if now.Sub(p.due) > maxArrears {
 		p.due = now
 	}
-	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
+	low, high := p.amount.Bounds(l.Plan().Balances[l.Self()])
 	for !p.due.After(now) && len(out.Persist) < maxBatch {
 		p.transfer(l, out, low+p.random.Uint64N(high-low+1))
 		p.due = p.due.Add(p.wait())
@@ -91,7 +50,7 @@ const burstBytes = 32 << 10
 
 // burst makes transfers until windows are full, money is short, or the batch has enough.
 func (p *payer) burst(l *ledger.Ledger, out *ledger.Output) {
-	low, high := p.amount.bounds(l.Plan().Balances[l.Self()])
+	low, high := p.amount.Bounds(l.Plan().Balances[l.Self()])
 	for len(out.Persist) < burstBytes {
 		top := min(high, l.Balance())
 		if top < low {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cutbank/internal/ledger"
+	"cutbank/internal/roster"
 )
 
 // TestArrears: transfers of the last 10 ms are made up for; of a longer stall none.
@@ -19,7 +20,7 @@ func TestArrears(t *testing.T) {
 		}
 		l.Start(&out)
 		now := time.Unix(1, 0)
-		p := payer{random: rand.New(rand.NewPCG(1, 1)), interval: time.Millisecond, amount: Amount{Low: 1, High: 1}, due: now.Add(-late)}
+		p := payer{random: rand.New(rand.NewPCG(1, 1)), interval: time.Millisecond, amount: roster.Amount{Low: 1, High: 1}, due: now.Add(-late)}
 		p.pace.window = firstWindow
 		p.payDue(&l, &out, now)
 		return l.Sent(1)

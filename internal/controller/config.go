@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -103,8 +102,10 @@ func (s Settings) validate() error {
 	if s.Interval != nil && *s.Interval < 0 {
 		return fmt.Errorf("interval %s is negative", *s.Interval)
 	}
-	if s.Amount != nil && !regexp.MustCompile(`^[0-9]{1,16}%?(-[0-9]{1,16}%?)?$`).MatchString(*s.Amount) {
-		return fmt.Errorf("amount %q is not a number (1), a range (1-10) or shares of the initial balance (1%%-5%%)", *s.Amount)
+	if s.Amount != nil {
+		if _, err := roster.ParseAmount(*s.Amount); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -2,7 +2,8 @@
 // `<name> <ip-or-host> <port>` per line, blank lines and lines that start with # skipped.
 //
 // It also splits the total over the branches and names the default data directories, since both
-// follow from the roster and the total alone. It neither dials, resolves nor listens: whether an
+// follow from the roster and the total alone, and reads what else every program is told in the same
+// words: totals, ports, amounts. It neither dials, resolves nor listens: whether an
 // address is this machine's is not decided here. Only Load touches a file.
 //
 // Invariant: a Roster that Parse returned has from MinBranches to MaxBranches branches, in file

@@ -34,6 +34,7 @@ func TestBadInput(t *testing.T) {
 		"amount":           {[]string{"--amount", "lots", "4000", file}, `amount "lots" is neither a number`, 2},
 		"amounts":          {[]string{"--amount", "5-3", "4000", file}, `amount "5-3": the lower bound`, 2},
 		"interval":         {[]string{"4000", "--interval", "-1s", file}, "interval -1s is negative", 2},
+		"long interval":    {[]string{"4000", "--interval", "61m", file}, "is more than an hour", 2},
 		"interval unit":    {[]string{"4000", "--interval", "5", file}, "--interval", 2},
 		"snapshots":        {[]string{"4000", file, "--snapshots", "-1"}, "can't be negative", 2},
 		"no interval":      {[]string{"4000", file, "--snapshot-interval", "0"}, "is not above 0", 2},

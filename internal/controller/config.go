@@ -102,6 +102,9 @@ func (s Settings) validate() error {
 	if s.Interval != nil && *s.Interval < 0 {
 		return fmt.Errorf("interval %s is negative", *s.Interval)
 	}
+	if s.Interval != nil && *s.Interval > time.Hour { // branches refuse it
+		return fmt.Errorf("interval %s is more than an hour", *s.Interval)
+	}
 	if s.Amount != nil {
 		if _, err := roster.ParseAmount(*s.Amount); err != nil {
 			return err

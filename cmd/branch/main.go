@@ -140,7 +140,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	if adapt != nil {
 		adapt(&cfg)
 	}
-	b, err := branch.New(cfg)
+	b, err := branch.New(ctx, cfg)
+	if errors.Is(err, context.Canceled) {
+		return nil // asked to end before it began
+	}
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func startBranches(t *testing.T, n int, interval time.Duration, delay link.Delay
 			t.Fatal(err)
 		}
 		name := fmt.Sprintf("branch%d", i+1)
-		b, err := branch.New(branch.Config{
+		b, err := branch.New(context.Background(), branch.Config{
 			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
 		})
 		if err != nil {
@@ -296,7 +296,7 @@ func (d *durable) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	b, err := branch.New(branch.Config{
+	b, err := branch.New(context.Background(), branch.Config{
 		Name: d.roster.Name, Listener: l, Interval: time.Millisecond, Journal: j, Durable: true, Logger: hclog.NewNullLogger(),
 	})
 	if err != nil {

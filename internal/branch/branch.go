@@ -171,8 +171,9 @@ type committed struct {
 	since int64
 }
 
-// New recovers the books from the journal. Error: what the journal or the ledger finds wrong.
-func New(cfg Config) (*Branch, error) {
+// New recovers the books from the journal. Error: what the journal or the ledger finds wrong, or that the
+// context ended meanwhile; then nothing has changed.
+func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -186,7 +187,7 @@ func New(cfg Config) (*Branch, error) {
 	}
 	b.engine.Broken = cfg.Broken
 	began := time.Now()
-	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.replay()); err != nil {
+	if err := cfg.Journal.Recover(b.engine.Ledger.Load, b.replay(ctx)); err != nil {
 		return nil, fmt.Errorf("branch %s: recovery: %w", cfg.Name, err)
 	}
 	b.recovery, b.since = time.Since(began), cfg.Journal.SinceCheckpoint()
@@ -197,9 +198,12 @@ func New(cfg Config) (*Branch, error) {
 const replayStep = 256 << 10
 
 // replay is the ledger's, and tells how far it has come: a supervisor must not take a long one for a hang.
-func (b *Branch) replay() func(events []byte) error {
+func (b *Branch) replay(ctx context.Context) func(events []byte) error {
 	done, told := 0, 0
 	return func(events []byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if done += len(events); b.cfg.Health != nil && done-told >= replayStep {
 			told = done
 			b.cfg.Health.Waits(fmt.Sprintf("its journal to be replayed (%.1f MiB so far)", float64(done)/(1<<20)))

@@ -3,6 +3,7 @@ package branch_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -111,7 +112,7 @@ func newBankAt(t *testing.T, n int, interval time.Duration, delay link.Delay, at
 			t.Fatal(err)
 		}
 		name := fmt.Sprintf("branch%d", i+1)
-		br, err := branch.New(branch.Config{
+		br, err := branch.New(context.Background(), branch.Config{
 			Name: name, Listener: l, Interval: interval, Delay: delay, Seed: uint64(i + 1), Logger: hclog.NewNullLogger(),
 		})
 		if err != nil {
@@ -316,10 +317,17 @@ func TestReplayIsTold(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	var told waits
-	if _, err := branch.New(branch.Config{
+	if _, err := branch.New(context.Background(), branch.Config{
 		Name: "a", Listener: l, Journal: longJournal{}, Health: &told, Logger: hclog.NewNullLogger(),
 	}); err != nil {
 		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(context.Background())
+	end()
+	if _, err := branch.New(ended, branch.Config{
+		Name: "a", Listener: l, Journal: longJournal{}, Logger: hclog.NewNullLogger(),
+	}); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked to end: %v", err)
 	}
 	if len(told) < 4 || told[1] == told[0] || !strings.HasPrefix(told[0], "its journal to be replayed (") {
 		t.Errorf("%q", told)

@@ -115,7 +115,7 @@ func (d *durable) run(i int, l net.Listener) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	b, err := branch.New(branch.Config{
+	b, err := branch.New(context.Background(), branch.Config{
 		Name: d.all[i].GetName(), Listener: l, Journal: j, Durable: true, Interval: d.interval,
 		Logger: hclog.NewNullLogger(), CheckpointBytes: 16 << 10,
 	})

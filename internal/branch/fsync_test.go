@@ -194,7 +194,7 @@ func runUntilSync(t *testing.T, n int64) (failed string, _ told, books *ledger.L
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
-	first, err := branch.New(branch.Config{
+	first, err := branch.New(context.Background(), branch.Config{
 		Name: "branch1", Listener: r, Journal: j, Interval: time.Millisecond, Logger: hclog.NewNullLogger(), CheckpointBytes: 64,
 	})
 	if err == nil {
@@ -227,7 +227,7 @@ func payAndCut(ctx context.Context, t *testing.T, cancel func(), first *branch.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := branch.New(branch.Config{Name: "branch2", Listener: l2, Interval: time.Millisecond, Logger: hclog.NewNullLogger()})
+	second, err := branch.New(context.Background(), branch.Config{Name: "branch2", Listener: l2, Interval: time.Millisecond, Logger: hclog.NewNullLogger()})
 	if err != nil {
 		t.Fatal(err)
 	}

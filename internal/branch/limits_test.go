@@ -70,7 +70,7 @@ func virtual(t *testing.T, opened bool, f func(tb testing.TB, dial func(address 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
-		b, err := branch.New(branch.Config{Name: "branch1", Listener: p, Interval: time.Hour, Logger: hclog.NewNullLogger()})
+		b, err := branch.New(context.Background(), branch.Config{Name: "branch1", Listener: p, Interval: time.Hour, Logger: hclog.NewNullLogger()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func TestOverload(t *testing.T) {
 		if i == 2 {
 			cfg.Journal = hung
 		}
-		br, err := branch.New(cfg)
+		br, err := branch.New(context.Background(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

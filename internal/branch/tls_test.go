@@ -116,7 +116,7 @@ func startBranch(t *testing.T, name string, change func(*branch.Config)) (addres
 			t.Fatal(err)
 		}
 	}
-	b, err := branch.New(cfg)
+	b, err := branch.New(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

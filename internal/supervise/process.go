@@ -240,9 +240,13 @@ func (r *run) lastWords() exit {
 func (r *run) words() exit {
 	said, state := strings.TrimPrefix(r.said.String(), filepath.Base(r.child.Path)+": "), r.cmd.ProcessState
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		x := exit{words: "signal " + status.Signal().String(), cause: Killed}
-		if status.Signal() != syscall.SIGKILL {
-			x.cause = Exited // a fault of its own, most likely
+		x := exit{words: "signal " + status.Signal().String(), cause: Exited} // a fault of its own, most likely
+		switch status.Signal() {
+		case syscall.SIGKILL:
+			x.cause = Killed
+		case syscall.SIGTERM:
+			x.cause = "" // in order when it was asked for: it came before the process could take it
+		default:
 		}
 		return x
 	}

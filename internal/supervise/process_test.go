@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -265,6 +266,22 @@ func TestLeaveTheDead(t *testing.T) {
 	}
 	for b.signal(s.PID, syscall.SIGKILL); ours(s.PID); {
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestTerminated: SIGTERM that comes before a process can take it ends it in order, if that was asked for.
+func TestTerminated(t *testing.T) {
+	t.Parallel()
+	for signal, cause := range map[syscall.Signal]Cause{syscall.SIGTERM: "", syscall.SIGKILL: Killed, syscall.SIGABRT: Exited} {
+		cmd := exec.Command("sleep", "600")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Process.Signal(signal)
+		_ = cmd.Wait()
+		if x := (&run{cmd: cmd}).words(); x.cause != cause {
+			t.Errorf("%s: %+v", signal, x)
+		}
 	}
 }
 

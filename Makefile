@@ -33,10 +33,10 @@ examples: ## the manifests and the image of examples/kubernetes (a module of its
 	cd examples/kubernetes && go test $(TESTFLAGS) ./...
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
+fuzz: ## each fuzz target for FUZZTIME (10s), three at a time
 	@for package in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do echo "$$package $$target"; done; \
-	done | xargs -P 2 -L 1 sh -c 'tools/fuzz.sh $$0 $$1 $(FUZZTIME)'
+	done | xargs -P 3 -L 1 sh -c 'tools/fuzz.sh $$0 $$1 $(FUZZTIME)'
 
 .PHONY: soak
 soak: ## the long campaigns (hours), into docs/soak.md; PARTS='sim faults kills restarts directories mutants fuzz hostile'. SOAK=10m: faults on real banks for a time, and no more

@@ -40,7 +40,7 @@ func CheckName(name string) error {
 }
 
 func checkHost(host string) error {
-	if ip, err := netip.ParseAddr(host); err == nil {
+	if ip, err := netip.ParseAddr(host); err == nil && isZone(ip.Zone()) && len(host) <= MaxHostBytes {
 		if ip.IsUnspecified() || ip.IsMulticast() {
 			return fmt.Errorf("%s is not an address that other branches can dial: "+
 				"write 127.0.0.1, or the address of the branch's machine", host)
@@ -59,6 +59,11 @@ func checkHost(host string) error {
 		}
 	}
 	return nil
+}
+
+// isZone tells whether it may be the name of an interface, as in fe80::1%eth0.100; empty: there is none.
+func isZone(zone string) bool {
+	return !strings.ContainsFunc(zone, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // isLabel tells whether it may stand between two dots of a host name. An underscore is not in the

@@ -51,8 +51,8 @@ kills() {
   note 'snapshots under these kills, all exact' 20000 "$(sum ' ([0-9]+) snapshots, all exact')"
 }
 restarts() {
-  CUTBANK_TEST_RESTARTS=${RESTARTS:-10000} go_test -run '^TestRestarts$' ./internal/branch
-  note 'branches stopped in order at full load, and started again' 10000 "$(sum ' ([0-9]+) branches stopped at full load')"
+  CUTBANK_TEST_RESTARTS=${RESTARTS:-2000} go_test -run '^TestRestarts$' ./internal/branch
+  note 'branches stopped in order at full load, and started again' 2000 "$(sum ' ([0-9]+) branches stopped at full load')"
 }
 directories() {
   go_test -run '^TestOldDirectory$' -count=34 ./internal/branch

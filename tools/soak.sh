@@ -58,7 +58,7 @@ directories() {
   go_test -run '^TestOldDirectory$' -count=34 ./internal/branch
   note 'old or swapped directories refused before money moved' 1000 "$(sum ' ([0-9]+) directories refused')"
 }
-fuzz() { # a minute of each target, again until they are enough: the slowest makes a ten-thousandth of the fastest
+fuzz() { # a minute of each target, again until they are enough: their rates differ too much for a number of each
   local start=$SECONDS target=20000000 made=0
   while [ "$made" -lt "${FUZZED:-$target}" ]; do
     run make -s fuzz FUZZTIME=60s

@@ -131,7 +131,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, adapt fun
 	if err != nil {
 		return errUsage{fmt.Errorf("%w: stop it or choose another port", err)}
 	}
-	health.Waits("its books to be recovered")
+	health.Waits("its journal to be read")
 	cfg := branch.Config{
 		Name: o.name, Listener: listener, Interval: o.interval, Amount: o.amount, Delay: o.delay, Seed: o.seed, Broken: o.broken,
 		Journal: books, Durable: o.dataDir != "", Health: health, Logger: logger,

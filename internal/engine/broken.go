@@ -30,7 +30,8 @@ func (e *Engine[P]) leak(b *Batch[P]) {
 	}
 }
 
-// resume tells what counts as acknowledged and as sent when a peer comes back that has received so much: that.
+// resume tells what counts as acknowledged and as sent when a peer comes back that has received so much: just
+// that, unless a rule is off.
 func (e *Engine[P]) resume(i int, received uint64) (acked, sent uint64) {
 	l, before := e.Ledger, e.Ledger.Acknowledged(i)
 	switch {

@@ -150,9 +150,6 @@ func (e *Engine[P]) Seal() *Batch[P] {
 	for _, p := range b.Channels {
 		b.marks = append(b.marks, mark{p, e.Ledger.Sent(p), e.Ledger.Received(p)})
 	}
-	for _, id := range b.Completed {
-		e.answerWaiting(b, id)
-	}
 	if len(b.Completed) > 0 { // others may be too old by that: they may never have been started
 		for _, id := range slices.Sorted(maps.Keys(e.waiting)) {
 			e.answerWaiting(b, id)
